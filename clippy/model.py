@@ -1,0 +1,126 @@
+"""CLIPpy: an image tower, a text tower, one embedding space and a temperature.
+
+Shapes: B batch, H W pixels, N patches, h w patch grid, T tokens, D width.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from clippy.architecture import ModelConfig
+from clippy.pooling import pool
+from clippy.text import TextTower
+from clippy.tokens import CaptionTokenizer
+from clippy.vision import ImageTower
+
+CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = "config.json", "model.safetensors", "tokenizer.json"
+
+
+class Embeddings(NamedTuple):
+    """Unit vectors in float32, row i of both from pair i, and the inverse temperature."""
+
+    image_BD: torch.Tensor
+    text_BD: torch.Tensor
+    logit_scale: torch.Tensor
+
+
+class CLIPpy(nn.Module):
+    """The model of arXiv 2210.09996 section 3, for any towers that ``ModelConfig`` can name.
+
+    Raises ValueError naming the recipe field when a tower cannot be built as asked.
+    """
+
+    def __init__(self, config: ModelConfig, tokenizer: CaptionTokenizer) -> None:
+        super().__init__()
+        self.config = config
+        self.tokenizer = tokenizer
+        self.image = ImageTower(config.image)
+        self.text = TextTower(config.text, tokenizer.vocabulary_size, tokenizer.pad_id, self.image.width)
+        self.log_logit_scale = nn.Parameter(torch.tensor(math.log(config.logit_scale_init)))
+
+    def forward(self, images_B3HW: torch.Tensor, ids_BT: torch.Tensor) -> Embeddings:
+        """Normalised embeddings of uint8 images and token ids; the towers run in autocast where it is on."""
+        image_BD, text_BD = self.encode_image(images_B3HW), self.text(ids_BT)
+        return Embeddings(
+            F.normalize(image_BD.float(), dim=-1), F.normalize(text_BD.float(), dim=-1), self.logit_scale
+        )
+
+    @property
+    def logit_scale(self) -> torch.Tensor:
+        """The inverse temperature, a float32 scalar."""
+        return self.log_logit_scale.float().exp()
+
+    def encode_image(self, images_B3HW: torch.Tensor) -> torch.Tensor:
+        """(B, D): pooled image embeddings, not normalised."""
+        tokens = self.image(images_B3HW)
+        return pool(tokens.patches_BND, tokens.class_BD, self.config.image.pooling)
+
+    def encode_patches(self, images_B3HW: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+        """(B, N, D) patch embeddings, not normalised, and their grid (h, w); call in evaluation mode."""
+        tokens = self.image(images_B3HW)
+        if tokens.grid is None:
+            raise RuntimeError("patches were dropped; call model.eval() before reading them out")
+        return tokens.patches_BND, tokens.grid
+
+    def encode_captions(self, captions: Sequence[str]) -> torch.Tensor:
+        """(B, D): text embeddings of plain strings, not normalised."""
+        ids = torch.from_numpy(self.tokenizer(captions)).to(self.log_logit_scale.device)
+        return self.text(ids)
+
+    @torch.no_grad()
+    def clamp_logit_scale(self) -> None:
+        """Keep the inverse temperature within [1, logit_scale_max], as CLIP does after each step."""
+        self.log_logit_scale.clamp_(0, math.log(self.config.logit_scale_max))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``config.json``, ``tokenizer.json`` and ``model.safetensors`` into ``folder``."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / TOKENIZER_FILE).write_text(self.tokenizer.to_json(), encoding="utf-8")
+        save_model(self, str(folder / WEIGHTS_FILE))
+        config = {"model_type": "clippy", **self.config.model_dump(mode="json")}
+        config["image"]["pretrained"] = (
+            False  # the weights are in the folder; nothing is to be downloaded again
+        )
+        config["text"] |= {"pretrained": None, "arguments": self.text.arguments}
+        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """Read a folder that ``save_pretrained`` wrote; in evaluation mode, on the CPU. Nothing is unpickled.
+
+        Raises ValueError naming the file that is missing, is no model of ours, or does not fit.
+        """
+        folder = Path(folder)
+        for name in (CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE):
+            if not (folder / name).is_file():
+                raise ValueError(f"{folder}: no CLIPpy model, {name} is missing")
+        config = _read_config(folder / CONFIG_FILE)
+        tokens = (folder / TOKENIZER_FILE).read_text(encoding="utf-8")
+        model = cls(config, CaptionTokenizer.from_json(tokens, config.text.max_tokens))
+        try:
+            load_model(model, str(folder / WEIGHTS_FILE))
+        except (RuntimeError, SafetensorError) as error:
+            raise ValueError(f"{folder / WEIGHTS_FILE}: does not fit its {CONFIG_FILE}: {error}") from None
+        return model.eval()
+
+
+def _read_config(path: Path) -> ModelConfig:
+    """The model section of a ``config.json``."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if values.pop("model_type", None) != "clippy":
+            raise ValueError("its model_type is not 'clippy'")
+        return ModelConfig.model_validate_json(json.dumps(values))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: not the configuration of a CLIPpy model: {error}") from None

@@ -1,0 +1,1 @@
+"""Rows to batches to checkpoints to numbers, on Ray Data and Ray Train."""

@@ -1,0 +1,74 @@
+"""Which columns of a Parquet file hold a sample, and which of its rows are one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.recipe import DataConfig
+
+IMAGE_NAMES = ("image", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes", "img")
+CAPTION_NAMES = ("caption", "text", "txt", "TEXT", "alt_text", "title")
+KEY_NAMES = ("key", "uid", "id", "sha256", "__key__")
+
+
+class DataError(ValueError):
+    """Data that cannot be used as asked: the sentence names the file, what is wrong and the remedy."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns that hold a sample; ``key`` and ``status`` may be missing."""
+
+    image: str
+    caption: str
+    key: str | None
+    status: str | None
+
+
+def find_columns(schema: pa.Schema, data: DataConfig, name: str) -> Columns:
+    """The image, caption, key and status columns of a schema, as told by ``data`` or by their usual names.
+
+    Raises DataError naming the file, the column and what there is instead.
+    """
+    image = _find(schema, data.image_column, IMAGE_NAMES, "image", name)
+    caption = _find(schema, data.caption_column, CAPTION_NAMES, "caption", name)
+    _check_types(schema, image, caption, name)
+    key = data.key_column or next((key for key in KEY_NAMES if key in schema.names), None)
+    if key is not None and key not in schema.names:
+        raise DataError(f"{name}: has no column {key!r} (data.key_column); it has {', '.join(schema.names)}")
+    return Columns(image, caption, key, "status" if "status" in schema.names else None)
+
+
+def _find(schema: pa.Schema, told: str | None, usual: tuple[str, ...], what: str, name: str) -> str:
+    found = told if told in schema.names else next((n for n in usual if told is None and n in schema.names), None)
+    if found is None:
+        wanted = f"no column {told!r}" if told else f"no {what} column (looked for {', '.join(usual)})"
+        raise DataError(f"{name}: has {wanted}; it has {', '.join(schema.names)}; set data.{what}_column")
+    return found
+
+
+def _check_types(schema: pa.Schema, image: str, caption: str, name: str) -> None:
+    kind = schema.field(image).type
+    if pa.types.is_struct(kind) and "bytes" in [kind.field(i).name for i in range(kind.num_fields)]:
+        kind = kind.field("bytes").type
+    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        raise DataError(
+            f"{name}: column {image!r} holds {kind}, not the bytes of images; set data.image_column to the one that does"
+        )
+    kind = schema.field(caption).type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise DataError(
+            f"{name}: column {caption!r} holds {kind}, not text; set data.caption_column to the one that does"
+        )
+
+
+def usable_mask(table: pa.Table, columns: Columns) -> np.ndarray:
+    """bool (rows,): which rows of a row group are samples. The index counts by it and the stream reads by it."""
+    mask = pc.is_valid(table.column(columns.caption))
+    if columns.status is not None:
+        mask = pc.and_(mask, pc.fill_null(pc.equal(table.column(columns.status), "success"), False))
+    return mask.to_numpy(zero_copy_only=False)

@@ -1,0 +1,248 @@
+"""A recipe: everything that decides a training run, as one strict YAML file. Imports neither torch nor ray."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator, model_validator
+
+from clippy.architecture import ModelConfig
+from clippy.config import ConfigError, Section, nearest, read_text
+
+_SECRET_OPTIONS = ("key", "secret", "token", "password", "access_key", "secret_key", "session_token", "sas")
+
+
+class LocationSection(Section):
+    """A section that names a place: its options may not hold credentials, because a recipe is saved and logged."""
+
+    storage_options: dict[str, Any] = Field(default_factory=dict)
+    """As in fsspec: ``endpoint_url``, ``anon``, ``region``, ``profile``. Credentials come from the environment."""
+
+    @field_validator("storage_options")
+    @classmethod
+    def _no_credentials(cls, options: dict[str, Any]) -> dict[str, Any]:
+        secrets = [name for name in options if name.lower() in _SECRET_OPTIONS or "secret" in name.lower()]
+        if secrets:
+            raise ValueError(
+                f"{', '.join(secrets)}: credentials do not belong in a recipe, which is saved and logged; set "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, or name a profile"
+            )
+        return options
+
+
+def _url(value: str) -> str:
+    """``value`` itself, unless it is empty or carries a user name or password."""
+    if not value:
+        raise ValueError("must name a folder or URL, not be empty")
+    if "://" in value and "@" in urlsplit(value).netloc:
+        raise ValueError(
+            "carries credentials before the '@'; a recipe is saved and logged, so set them in the environment"
+        )
+    return value
+
+
+class DataConfig(LocationSection):
+    """Where the image-text pairs are and how they are read."""
+
+    url: str
+    """Folder or ``s3://`` URL of Parquet shards."""
+    manifest: str | None = None
+    """Where the manifest lies; null means ``_manifest.parquet`` beside the shards."""
+    image_column: str | None = None
+    """Column of image bytes; null finds it by the usual names."""
+    caption_column: str | None = None
+    """Column of captions; null finds it by the usual names."""
+    key_column: str | None = None
+    """Column that names a sample; null finds it by the usual names, or numbers the rows."""
+    max_invalid_fraction: float = Field(0.01, ge=0, le=1)
+    """The run stops when more than this share of its samples turn out to be no usable pair."""
+    prefetch_batches: int = Field(4, ge=1)
+    """Units each worker fetches ahead of the step."""
+
+    _check_url = field_validator("url")(_url)
+
+
+class OptimConfig(Section):
+    """AdamW with linear warm-up and a cosine to zero."""
+
+    global_batch_size: int = Field(gt=0)
+    """Pairs per step over all workers; the order of samples depends on it, never on the number of workers."""
+    learning_rate: float = Field(gt=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = Field(1e-6, gt=0)
+    weight_decay: float = Field(0.2, ge=0)
+    """On matrices only: vectors, biases and the logit scale are not decayed."""
+    warmup_steps: int = Field(0, ge=0)
+    max_grad_norm: float | None = Field(None, gt=0)
+    """Gradients are scaled down to this global norm; null does not clip."""
+
+    @field_validator("betas")
+    @classmethod
+    def _betas_below_one(cls, betas: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"both must be at least 0 and below 1 (got {list(betas)})")
+        return betas
+
+
+class TrainConfig(Section):
+    """How long, how often to speak, how often to save."""
+
+    steps: int = Field(gt=0)
+    """Optimizer steps in all."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 runs both towers in autocast; norms, temperature, logits and weights stay in float32."""
+    log_every: int = Field(10, gt=0)
+    """Steps between two progress lines; metrics.jsonl holds every step."""
+    checkpoint_every: int = Field(100, gt=0)
+    """Steps between two checkpoints; one is always written at the end."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """Older checkpoints are removed."""
+
+
+class EvalConfig(LocationSection):
+    """What ``clippy evaluate`` and ``clippy quickstart`` measure."""
+
+    benchmark: Literal["shapes"] | None = None
+    url: str | None = None
+    """Folder or URL of the benchmark's data."""
+    batch_size: int = Field(50, gt=0)
+    """Images per forward pass."""
+    pictures: int = Field(12, ge=0)
+    """Overlays drawn per split."""
+
+
+class ScalingConfig(Section):
+    """How many workers, what each needs, and which cluster."""
+
+    num_workers: int = Field(1, gt=0)
+    use_gpu: bool = False
+    resources_per_worker: dict[str, float] = Field(default_factory=lambda: {"CPU": 1.0})
+    ray_address: str | None = None
+    """Address of a running cluster, ``auto`` for the one of this machine; null starts Ray here."""
+    max_failures: int = Field(0, ge=0)
+    """How often the worker group is started again from the last checkpoint after a worker died."""
+
+
+class TrackingConfig(Section):
+    """One MLflow run for a training, the same one after a restart."""
+
+    enabled: bool = True
+    uri: str | None = None
+    """Server URL or ``sqlite:///FILE``; null means ``mlflow.db`` in the storage folder."""
+    experiment: str = "clippy"
+
+    @field_validator("uri")
+    @classmethod
+    def _no_file_store(cls, uri: str | None) -> str | None:
+        if uri is not None and not uri.startswith(
+            ("sqlite:", "http://", "https://", "postgresql", "mysql", "databricks")
+        ):
+            raise ValueError(
+                f"MLflow 3 keeps no runs in folders (got {uri!r}); use sqlite:///FILE or the http(s):// URL of a server"
+            )
+        return _url(uri) if uri is not None else None
+
+
+class StorageConfig(LocationSection):
+    """Where runs are kept."""
+
+    url: str = "runs"
+    """Folder or ``s3://`` URL; a run lies in the folder of its name inside."""
+
+    _check_url = field_validator("url")(_url)
+
+
+class Recipe(Section):
+    """One training run from data to report; see ``clippy recipe show shapes``."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run and of its folder."""
+    seed: int = Field(0, ge=0, lt=2**63)
+    """Decides initial weights, the order of samples and patch dropout."""
+    model: ModelConfig
+    data: DataConfig
+    optim: OptimConfig
+    train: TrainConfig
+    eval: EvalConfig = EvalConfig()
+    scaling: ScalingConfig = ScalingConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    storage: StorageConfig = StorageConfig()
+
+    @model_validator(mode="after")
+    def _fields_fit_together(self) -> Recipe:
+        batch, workers = self.optim.global_batch_size, self.scaling.num_workers
+        if batch % workers:
+            below, above = batch - batch % workers, batch - batch % workers + workers
+            raise ValueError(
+                f"optim.global_batch_size: {batch} is not divisible by scaling.num_workers {workers}; "
+                f"use {f'{below} or ' if below else ''}{above}"
+            )
+        if self.optim.warmup_steps >= self.train.steps:
+            raise ValueError(
+                f"optim.warmup_steps: {self.optim.warmup_steps} must be below train.steps {self.train.steps}"
+            )
+        patch = self.model.image.arguments.get("patch_size")
+        if isinstance(patch, int) and patch > 0 and self.model.image.image_size % patch:
+            raise ValueError(
+                f"model.image.image_size: {self.model.image.image_size} is not a multiple of the patch size {patch}"
+            )
+        return self
+
+    @property
+    def run_url(self) -> str:
+        """The run's folder."""
+        return f"{self.storage.url.rstrip('/')}/{self.name}"
+
+    def differences(self, other: Recipe) -> list[str]:
+        """'field: here -> there' for each field that decides the result and differs between the two."""
+        mine, theirs = self.flat(), other.flat()
+        return [
+            f"{name}: {mine.get(name)!r} -> {theirs.get(name)!r}"
+            for name in {**mine, **theirs}
+            if mine.get(name) != theirs.get(name) and not name.startswith(_FREE)
+        ]
+
+
+_FREE = (
+    "scaling.",
+    "tracking.",
+    "storage.",
+    "eval.",
+    "data.prefetch_batches",
+    "data.storage_options",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+)
+"""Fields that may differ when a run goes on: they change where and how it runs, not what comes out."""
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that ship with the package."""
+    return sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in files("pipelines.recipes").iterdir()
+        if entry.name.endswith(".yaml")
+    )
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of that name or file, ``a.b=c`` overrides applied.
+
+    Raises ConfigError listing every problem at once.
+    """
+    if name_or_path in recipe_names():
+        text = files("pipelines.recipes").joinpath(f"{name_or_path}.yaml").read_text(encoding="utf-8")
+        return Recipe.load(name_or_path, text, overrides)
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml") and not path.exists():
+        known = recipe_names()
+        raise ConfigError(
+            name_or_path,
+            [f"neither a recipe's name ({', '.join(known)}) nor a YAML file{nearest(name_or_path, known)}"],
+        )
+    return Recipe.load(str(path), read_text(path), overrides)

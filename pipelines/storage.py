@@ -1,0 +1,124 @@
+"""Folders and object stores as one thing: a pyarrow filesystem and a path inside it. Nothing is seen half-written."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+
+
+@dataclass(frozen=True)
+class Location:
+    """A folder or file: ``path`` inside ``filesystem``, and ``url`` as the user wrote it."""
+
+    url: str
+    filesystem: pafs.FileSystem
+    path: str
+
+    def __truediv__(self, name: str) -> Location:
+        """The entry ``name`` inside this folder."""
+        return Location(f"{self.url.rstrip('/')}/{name}", self.filesystem, f"{self.path.rstrip('/')}/{name}")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this is a folder or file of this machine."""
+        return isinstance(self.filesystem, pafs.LocalFileSystem)
+
+    def exists(self) -> bool:
+        """Whether something lies here."""
+        return self.filesystem.get_file_info(self.path).type != pafs.FileType.NotFound
+
+    def read_bytes(self) -> bytes:
+        """The whole file. Raises FileNotFoundError."""
+        with self.filesystem.open_input_stream(self.path) as stream:
+            return stream.read()
+
+    def read_text(self) -> str:
+        """The whole file as UTF-8."""
+        return self.read_bytes().decode()
+
+    def write_bytes(self, data: bytes) -> None:
+        """Write the file so that it appears whole or not at all."""
+        if self.is_local:
+            _replace(Path(self.path), data)
+        else:  # an object appears when its upload is complete
+            with self.filesystem.open_output_stream(self.path) as stream:
+                stream.write(data)
+
+    def write_text(self, text: str) -> None:
+        """``write_bytes`` of UTF-8."""
+        self.write_bytes(text.encode())
+
+    def list(self) -> list[pafs.FileInfo]:
+        """Entries directly inside, sorted by name; none if there is no such folder."""
+        selector = pafs.FileSelector(self.path, recursive=False, allow_not_found=True)
+        return sorted(self.filesystem.get_file_info(selector), key=lambda info: info.base_name)
+
+    def remove_folder(self) -> None:
+        """Remove the folder with all it holds, if it is there."""
+        if self.exists():
+            self.filesystem.delete_dir(self.path)
+
+
+def locate(url: str, options: Mapping[str, Any] | None = None) -> Location:
+    """The location of a folder, a file, or an ``s3://``, ``gs://`` or other fsspec URL.
+
+    ``options`` are fsspec's (``endpoint_url``, ``anon``, ``region``, ``profile``, ...); credentials come from the
+    environment. Raises ValueError where the URL or an option is not understood.
+    """
+    options = dict(options or {})
+    protocol, separator, rest = url.partition("://")
+    if not separator or protocol == "file":
+        return Location(url, pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(rest or url)))
+    path = rest.strip("/")
+    if not path:
+        raise ValueError(f"{url}: names no bucket; the form is {protocol}://bucket/folder")
+    try:
+        if protocol == "s3" and set(options) <= {"endpoint_url", "anon", "region"}:
+            return Location(url, _arrow_s3(options), path)
+        if not options:
+            filesystem, path = pafs.FileSystem.from_uri(url)
+            return Location(url, filesystem, path)
+    except (ValueError, NotImplementedError, ImportError):
+        pass  # a protocol or option that Arrow does not know: fsspec may
+    import fsspec
+
+    try:  # s3fs for profiles and client settings; gcsfs, adlfs and others where installed
+        filesystem = pafs.PyFileSystem(pafs.FSSpecHandler(fsspec.filesystem(protocol, **options)))
+    except (ValueError, ImportError, TypeError) as error:
+        raise ValueError(f"{url}: cannot be opened: {error}") from None
+    return Location(url, filesystem, path)
+
+
+def _arrow_s3(options: Mapping[str, Any]) -> pafs.S3FileSystem:
+    arguments: dict[str, Any] = {"anonymous": bool(options.get("anon", False))}
+    endpoint = (
+        options.get("endpoint_url") or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    )
+    if endpoint:
+        scheme, _, host = endpoint.rpartition("://")
+        arguments |= {"endpoint_override": host, "scheme": scheme or "https"}
+    region = options.get("region") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if region or endpoint:  # without either, Arrow asks the environment and then the bucket
+        arguments["region"] = region or "us-east-1"
+    return pafs.S3FileSystem(**arguments)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

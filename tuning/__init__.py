@@ -1,0 +1,1 @@
+"""Searches over recipes, on Ray Tune."""
