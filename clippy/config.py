@@ -84,9 +84,7 @@ def parse_yaml(source: str, text: str) -> Any:
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise ConfigError(
-            source, [f"{where}not valid YAML: {getattr(error, 'problem', None) or error}"]
-        ) from None
+        raise ConfigError(source, [f"{where}not valid YAML: {getattr(error, 'problem', None) or error}"]) from None
 
 
 def read_text(path: Path) -> str:
@@ -154,9 +152,7 @@ def _describe(root: type[BaseModel], detail: dict[str, Any], overridden: set[tup
     if kind == "value_error":  # a rule across fields, raised by a validator in words of its own
         message = str(detail["ctx"]["error"])
         return f"{name}: {message}" if name else message
-    from_command_line = any(
-        location[: len(path)] == path or path[: len(location)] == location for path in overridden
-    )
+    from_command_line = any(location[: len(path)] == path or path[: len(location)] == location for path in overridden)
     source = "from the command line" if from_command_line else "from the file"
     if kind == "extra_forbidden":
         parent = _section_at(root, location[:-1])

@@ -22,6 +22,13 @@ def gather_rows(rows: torch.Tensor) -> tuple[torch.Tensor, int]:
     return _all_gather(rows), first
 
 
+def sum_over_workers(values: torch.Tensor) -> torch.Tensor:
+    """The element-wise sum of a CPU tensor over all workers; the tensor itself where there is but one."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(values)
+    return values
+
+
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: torch.Tensor) -> torch.Tensor:

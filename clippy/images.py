@@ -63,9 +63,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
 def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I;16") or picture.mode == "I":
         # Pillow's own conversion clips 16 bits at 255; keep the upper eight.
-        return Image.fromarray(
-            (np.asarray(picture, dtype=np.uint32) >> 8).clip(0, 255).astype(np.uint8)
-        ).convert("RGB")
+        return Image.fromarray((np.asarray(picture, dtype=np.uint32) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         layers = picture.convert("RGBA")
         ground = Image.new("RGBA", layers.size, (255, 255, 255, 255))
@@ -78,7 +76,5 @@ def _square(picture: Image.Image, size: int) -> np.ndarray:
     side = min(picture.size)
     left, top = (picture.width - side) / 2, (picture.height - side) / 2
     if picture.size != (size, size):
-        picture = picture.resize(
-            (size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)
-        )
+        picture = picture.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
     return np.asarray(picture, dtype=np.uint8)

@@ -71,17 +71,13 @@ class _CrossEntropySum(torch.autograd.Function):
         for start in range(0, len(rows_bD), chunk_rows):
             rows_cD = rows_bD[start : start + chunk_rows]
             invalid_c1 = ~valid_b[start : start + chunk_rows].unsqueeze(1)
-            own_c1 = torch.arange(
-                first + start, first + start + len(rows_cD), device=rows_bD.device
-            ).unsqueeze(1)
+            own_c1 = torch.arange(first + start, first + start + len(rows_cD), device=rows_bD.device).unsqueeze(1)
             cosine_cG = rows_cD @ columns_GD.T
             logits_cG = (scale * cosine_cG).masked_fill(~valid_G, -torch.inf)
             normaliser_c1 = logits_cG.logsumexp(dim=1, keepdim=True)
             total += (normaliser_c1 - logits_cG.gather(1, own_c1)).masked_fill(invalid_c1, 0).sum()
             error_cG = (logits_cG - normaliser_c1).exp_()  # softmax minus one-hot
-            error_cG.scatter_add_(1, own_c1, error_cG.new_full(own_c1.shape, -1.0)).masked_fill_(
-                invalid_c1, 0
-            )
+            error_cG.scatter_add_(1, own_c1, error_cG.new_full(own_c1.shape, -1.0)).masked_fill_(invalid_c1, 0)
             grad_scale += (error_cG * cosine_cG).sum()
             grad_rows[start : start + chunk_rows] = scale * (error_cG @ columns_GD)
             grad_columns.addmm_(error_cG.T, scale * rows_cD)

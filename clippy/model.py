@@ -51,9 +51,7 @@ class CLIPpy(nn.Module):
     def forward(self, images_B3HW: torch.Tensor, ids_BT: torch.Tensor) -> Embeddings:
         """Normalised embeddings of uint8 images and token ids; the towers run in autocast where it is on."""
         image_BD, text_BD = self.encode_image(images_B3HW), self.text(ids_BT)
-        return Embeddings(
-            F.normalize(image_BD.float(), dim=-1), F.normalize(text_BD.float(), dim=-1), self.logit_scale
-        )
+        return Embeddings(F.normalize(image_BD.float(), dim=-1), F.normalize(text_BD.float(), dim=-1), self.logit_scale)
 
     @property
     def logit_scale(self) -> torch.Tensor:
@@ -89,9 +87,7 @@ class CLIPpy(nn.Module):
         (folder / TOKENIZER_FILE).write_text(self.tokenizer.to_json(), encoding="utf-8")
         save_model(self, str(folder / WEIGHTS_FILE))
         config = {"model_type": "clippy", **self.config.model_dump(mode="json")}
-        config["image"]["pretrained"] = (
-            False  # the weights are in the folder; nothing is to be downloaded again
-        )
+        config["image"]["pretrained"] = False  # the weights are in the folder; nothing is to be downloaded again
         config["text"] |= {"pretrained": None, "arguments": self.text.arguments}
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 

@@ -60,9 +60,7 @@ def build_tokenizer(config: TextConfig, captions: Iterable[str] | None = None) -
         return CaptionTokenizer(_byte_level(_SPECIAL + _ALPHABET), config.max_tokens)
     if config.tokenizer == "vocabulary":
         if captions is None:
-            raise ValueError(
-                "model.text.tokenizer: 'vocabulary' is learned from captions, and none were given"
-            )
+            raise ValueError("model.text.tokenizer: 'vocabulary' is learned from captions, and none were given")
         return CaptionTokenizer(_learn(captions, config.vocabulary_size), config.max_tokens)
     return CaptionTokenizer(_load(config.tokenizer), config.max_tokens)
 

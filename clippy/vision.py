@@ -38,9 +38,7 @@ class ImageTower(nn.Module):
         self.width: int = self.trunk.num_features
         self.num_prefix_tokens: int = getattr(self.trunk, "num_prefix_tokens", 0)
         if config.pooling == "cls" and not self.num_prefix_tokens:
-            raise ValueError(
-                f"model.image.pooling: {config.name} has no class token for 'cls'; use 'max' or 'mean'"
-            )
+            raise ValueError(f"model.image.pooling: {config.name} has no class token for 'cls'; use 'max' or 'mean'")
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1) * 255, persistent=False)
 
@@ -56,9 +54,7 @@ class ImageTower(nn.Module):
         patches = features[:, self.num_prefix_tokens :]
         class_token = features[:, 0] if self.num_prefix_tokens else None
         height, width = self._grid(images_B3HW.shape[-2:])
-        return ImageTokens(
-            patches, class_token, (height, width) if patches.shape[1] == height * width else None
-        )
+        return ImageTokens(patches, class_token, (height, width) if patches.shape[1] == height * width else None)
 
     def _grid(self, size: torch.Size) -> tuple[int, int]:
         patch_height, patch_width = self.trunk.patch_embed.patch_size
@@ -71,18 +67,14 @@ def _build_trunk(config: ImageConfig) -> Any:
 
     architecture = config.name.partition(".")[0]
     if not timm.is_model(architecture):
-        raise ValueError(
-            f"model.image.name: timm has no {config.name!r}{nearest(architecture, timm.list_models())}"
-        )
+        raise ValueError(f"model.image.name: timm has no {config.name!r}{nearest(architecture, timm.list_models())}")
     arguments: dict[str, Any] = {"num_classes": 0, "global_pool": "", **config.arguments}
     if architecture.startswith(("vit_", "deit", "eva", "beit")):
         arguments = {"img_size": config.image_size, "dynamic_img_size": True, **arguments}
         if config.patch_dropout:
             arguments["patch_drop_rate"] = config.patch_dropout
     elif config.patch_dropout:
-        raise ValueError(
-            f"model.image.patch_dropout: only Vision Transformers drop patches, and {config.name} is none"
-        )
+        raise ValueError(f"model.image.patch_dropout: only Vision Transformers drop patches, and {config.name} is none")
     try:
         return timm.create_model(config.name, pretrained=config.pretrained, **arguments)
     except (TypeError, AssertionError, RuntimeError, ValueError) as error:

@@ -1,0 +1,55 @@
+"""What a person sees of long work: one line that moves on a terminal, plain lines in a log. All on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+
+class Console:
+    """Messages and progress on ``stream``; standard output stays free for results."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._live = False
+        self._last = 0.0
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a person watches."""
+        return self._stream.isatty()
+
+    def line(self, text: str) -> None:
+        """A message that stays."""
+        self.clear()
+        print(text, file=self._stream, flush=True)
+
+    def progress(self, text: str) -> None:
+        """The latest state of something: replaces the last one on a terminal, is a line of its own in a log."""
+        if not self.is_terminal:
+            self.line(text)
+            return
+        self._stream.write(f"\r\x1b[2K{text}")
+        self._stream.flush()
+        self._live = True
+
+    def count(self, what: str, done: int, total: int) -> None:
+        """Progress of countable work: at once on a terminal, every five seconds and at the end in a log."""
+        if self.is_terminal or done == total or time.monotonic() - self._last > 5:
+            self._last = time.monotonic()
+            self.progress(f"{what} {done}/{total}")
+
+    def clear(self) -> None:
+        """End the moving line."""
+        if self._live:
+            self._stream.write("\n")
+            self._live = False
+
+
+def duration(seconds: float) -> str:
+    """'1 h 5 min', '3 min 20 s', '8 s'."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"

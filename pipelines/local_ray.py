@@ -1,0 +1,74 @@
+"""A Ray to run on: the cluster that the recipe names, or one started on this machine for as long as it is needed."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipelines.recipe import ScalingConfig
+
+_DATA_CPUS = 2
+"""Logical CPUs beyond the workers' that reading and decoding need to make progress."""
+
+
+@contextmanager
+def ray_session(scaling: ScalingConfig) -> Iterator[None]:
+    """Connect to ``scaling.ray_address``, or start Ray on loopback; one that runs already in this process is used.
+
+    Raises ValueError when no cluster answers there, or this machine can never give what the workers need.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves this machine unasked
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    logging.getLogger("ray").setLevel(logging.WARNING)
+    if scaling.ray_address is not None:
+        try:
+            ray.init(address=scaling.ray_address, log_to_driver=False, logging_level=logging.WARNING)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"scaling.ray_address: no Ray cluster answers at {scaling.ray_address!r} "
+                f"({str(error).splitlines()[0]}); mend the address, or leave it out to start Ray here"
+            ) from None
+    else:
+        _start(scaling)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start(scaling: ScalingConfig) -> None:
+    import ray
+
+    needed_cpus = scaling.num_workers * scaling.resources_per_worker.get("CPU", 1.0)
+    # On few cores training and decoding share them: Ray's CPUs are counted, not reserved.
+    cpus = max(os.cpu_count() or 1, int(needed_cpus) + _DATA_CPUS)
+    ray.init(
+        num_cpus=cpus,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+        _node_ip_address="127.0.0.1",
+    )
+    offered = ray.cluster_resources()
+    for name, amount in needed(scaling).items():
+        if amount > offered.get(name, 0):
+            ray.shutdown()
+            raise ValueError(
+                f"scaling: {scaling.num_workers} workers need {amount:g} {name}, and this machine has "
+                f"{offered.get(name, 0):g}; lower scaling.num_workers, set scaling.use_gpu=false, or name a cluster "
+                "in scaling.ray_address"
+            )
+
+
+def needed(scaling: ScalingConfig) -> dict[str, float]:
+    """Resources of all workers together."""
+    each = dict(scaling.resources_per_worker)
+    if scaling.use_gpu:
+        each.setdefault("GPU", 1.0)
+    return {name: amount * scaling.num_workers for name, amount in each.items() if amount}
