@@ -55,7 +55,7 @@ class TextTower(nn.Module):
         return self.projection(mean_BD)
 
 
-def _build_encoder(config: TextConfig, vocabulary_size: int) -> nn.Module:
+def _build_encoder(config: TextConfig, vocabulary_size: int) -> Any:
     ensure_torchvision()  # transformers imports torchvision where it is installed
     from transformers import T5Config, T5EncoderModel
 

@@ -32,10 +32,14 @@ class ImageTower(nn.Module):
     Raises ValueError naming the recipe field when timm has no such model or the model cannot do what is asked.
     """
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(self, config: ImageConfig) -> None:
         super().__init__()
         self.trunk = _build_trunk(config)
         self.width: int = self.trunk.num_features
+        self.patch_size: int = self.trunk.feature_info[-1]["reduction"]
         self.num_prefix_tokens: int = getattr(self.trunk, "num_prefix_tokens", 0)
         if config.pooling == "cls" and not self.num_prefix_tokens:
             raise ValueError(f"model.image.pooling: {config.name} has no class token for 'cls'; use 'max' or 'mean'")
@@ -53,12 +57,8 @@ class ImageTower(nn.Module):
             return ImageTokens(features.flatten(2).transpose(1, 2), None, grid)
         patches = features[:, self.num_prefix_tokens :]
         class_token = features[:, 0] if self.num_prefix_tokens else None
-        height, width = self._grid(images_B3HW.shape[-2:])
+        height, width = (side // self.patch_size for side in images_B3HW.shape[-2:])
         return ImageTokens(patches, class_token, (height, width) if patches.shape[1] == height * width else None)
-
-    def _grid(self, size: torch.Size) -> tuple[int, int]:
-        patch_height, patch_width = self.trunk.patch_embed.patch_size
-        return size[0] // patch_height, size[1] // patch_width
 
 
 def _build_trunk(config: ImageConfig) -> Any:

@@ -56,14 +56,10 @@ def _check_types(schema: pa.Schema, image: str, caption: str, name: str) -> None
     if pa.types.is_struct(kind) and "bytes" in [kind.field(i).name for i in range(kind.num_fields)]:
         kind = kind.field("bytes").type
     if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-        raise DataError(
-            f"{name}: column {image!r} holds {kind}, not the bytes of images; set data.image_column to the one that does"
-        )
+        raise DataError(f"{name}: column {image!r} holds {kind}, not the bytes of images; set data.image_column")
     kind = schema.field(caption).type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise DataError(
-            f"{name}: column {caption!r} holds {kind}, not text; set data.caption_column to the one that does"
-        )
+        raise DataError(f"{name}: column {caption!r} holds {kind}, not text; set data.caption_column")
 
 
 def usable_mask(table: pa.Table, columns: Columns) -> np.ndarray:

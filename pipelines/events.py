@@ -11,7 +11,6 @@ from typing import Any
 import ray
 
 
-@ray.remote(num_cpus=0)
 class EventLog:
     """A queue of events, and whether somebody asked to stop."""
 
@@ -35,6 +34,11 @@ class EventLog:
     def stop_requested(self) -> bool:
         """Whether the run should save and end."""
         return self._stop
+
+
+def start_event_log() -> Any:
+    """A handle of a new event log, as an actor that takes no CPU."""
+    return ray.remote(num_cpus=0)(EventLog).remote()
 
 
 class StopFlag:

@@ -25,10 +25,11 @@ def ray_session(scaling: ScalingConfig) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    logging.getLogger("ray").setLevel(logging.WARNING)
+    for name in ("ray", "ray.data", "ray.train"):  # ray.data sets a level of its own
+        logging.getLogger(name).setLevel(logging.ERROR)
     if scaling.ray_address is not None:
         try:
-            ray.init(address=scaling.ray_address, log_to_driver=False, logging_level=logging.WARNING)
+            ray.init(address=scaling.ray_address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ValueError(
                 f"scaling.ray_address: no Ray cluster answers at {scaling.ray_address!r} "
@@ -52,7 +53,7 @@ def _start(scaling: ScalingConfig) -> None:
         num_cpus=cpus,
         include_dashboard=False,
         log_to_driver=False,
-        logging_level=logging.WARNING,
+        logging_level=logging.ERROR,
         _node_ip_address="127.0.0.1",
     )
     offered = ray.cluster_resources()

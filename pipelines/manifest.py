@@ -234,8 +234,8 @@ def _assemble(folder: Location, infos: list[pafs.FileInfo], footers: list[_Foote
     for shard, footer in zip(shards, footers, strict=True):
         if footer.columns != columns:
             raise DataError(
-                f"{folder.url}/{shard}: has the columns {asdict(footer.columns)}, while {shards[0]} has {asdict(columns)}; "
-                "shards of one dataset need the same"
+                f"{folder.url}/{shard}: has the columns {asdict(footer.columns)}, while {shards[0]} has "
+                f"{asdict(columns)}; shards of one dataset need the same"
             )
     groups = [len(footer.rows) for footer in footers]
     described = [

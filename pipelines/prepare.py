@@ -1,4 +1,4 @@
-"""What the driver checks and makes before a run starts: manifest, run folder, tokenizer, and that the model can be built.
+"""What the driver checks and makes before a run starts: manifest, run folder, tokenizer, and a model that can be built.
 
 Every mistake of the user is found here, in seconds, before Ray starts and before anything is written.
 """

@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
-import ray.train
 
 from pipelines.samples import CAUSES, Decoding, Source, decode_unit, read_unit
 
@@ -55,12 +54,6 @@ def build_dataset(source: Source, decoding: Decoding, first_unit: int, stop_unit
     return plan.map_batches(
         _read_block, batch_size=None, batch_format="pyarrow", num_cpus=READ_CPUS, fn_args=(source_ref,)
     ).map_batches(_decode_block, batch_size=None, batch_format="pyarrow", num_cpus=1, fn_args=(decoding,))
-
-
-def data_config() -> ray.train.DataConfig:
-    """Ray Train's data settings that keep the order."""
-    options = ray.data.ExecutionOptions(preserve_order=True)
-    return ray.train.DataConfig(execution_options=options, enable_shard_locality=False)
 
 
 def iterate_batches(

@@ -30,9 +30,10 @@ class Tracker:
     def __init__(self, recipe: Recipe, folder: RunFolder) -> None:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
-        _quiet()
         from mlflow import MlflowClient
 
+        for name in ("mlflow", "alembic"):  # each step of making a database is no news to a user
+            logging.getLogger(name).setLevel(logging.ERROR)
         self.uri = tracking_uri(recipe)
         self._folder = folder
         self._tasks: queue.Queue[Any] = queue.Queue()
@@ -161,13 +162,6 @@ def _artifact_location(recipe: Recipe, uri: str) -> str | None:
     """Beside the runs for a sqlite store, whose default would be the current folder; else the server decides."""
     storage = locate(recipe.storage.url, recipe.storage.storage_options)
     return f"{storage.path}/mlflow-artifacts" if uri.startswith("sqlite") and storage.is_local else None
-
-
-def _quiet() -> None:
-    """MLflow and alembic announce each step of making a database; none of it is news to a user."""
-    os.environ.setdefault("MLFLOW_ENABLE_ASYNC_TRACE_LOGGING", "false")
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _first_line(error: Exception) -> str:

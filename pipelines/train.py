@@ -15,11 +15,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import ray
+import ray.data
 import ray.train
 import ray.train.torch
 
 from pipelines.console import Console, duration
-from pipelines.events import EventLog
+from pipelines.events import start_event_log
 from pipelines.local_ray import ray_session
 from pipelines.prepare import prepare
 from pipelines.recipe import Recipe
@@ -27,7 +28,6 @@ from pipelines.run_folder import SUMMARY_FILE
 from pipelines.samples import CAUSES
 from pipelines.state import STATE_FILE, checkpoint_name
 from pipelines.storage import locate
-from pipelines.stream import data_config
 from pipelines.tracking import Tracker
 from pipelines.worker import Job, train_worker
 
@@ -108,7 +108,7 @@ def run(recipe: Recipe, console: Console | None = None) -> Summary:
 
 def _fit(job: Job, console: Console, tracker: Tracker | None, heard: _Heard) -> None:
     """Run the trainer in a thread, while this one prints, tracks, and passes on a wish to stop."""
-    events = EventLog.remote()
+    events = start_event_log()
     errors: list[BaseException] = []
 
     def fit() -> None:
@@ -149,7 +149,9 @@ def _trainer(job: Job, events: Any) -> ray.train.torch.TorchTrainer:
             failure_config=ray.train.FailureConfig(max_failures=recipe.scaling.max_failures),
         ),
         datasets={"train": job.dataset},
-        dataset_config=data_config(),
+        dataset_config=ray.train.DataConfig(
+            execution_options=ray.data.ExecutionOptions(preserve_order=True), enable_shard_locality=False
+        ),
     )
 
 
@@ -240,10 +242,11 @@ def _opening(job: Job, step: int) -> str:
     recipe, plan = job.recipe, job.source.plan
     batch, workers = recipe.optim.global_batch_size, recipe.scaling.num_workers
     epochs = recipe.train.steps * batch / plan.rows_per_epoch
-    lines = [
+    opening = (
         f"{recipe.run_url}: {recipe.train.steps} steps of {batch} pairs on {workers} worker{'s' * (workers > 1)}, "
         f"{epochs:.1f} epochs of {plan.rows_per_epoch:,} pairs from {recipe.data.url}"
-    ]
+    )
+    lines = [opening]
     if job.source.manifest.excluded:
         excluded = ", ".join(f"{cause} {n:,}" for cause, n in job.source.manifest.excluded.items())
         lines.append(f"rows that are no samples, left out by the index: {excluded}")
@@ -273,6 +276,6 @@ def _progress_line(recipe: Recipe, record: dict[str, Any]) -> str:
 
 def _closing(summary: Summary) -> str:
     if summary.status == "stopped":
-        return f"stopped at step {summary.step} of {summary.steps}, saved in {summary.checkpoint}; the same command goes on"
+        return f"stopped at step {summary.step} of {summary.steps}: {summary.checkpoint}; the same command goes on"
     speed = f", {summary.images_per_second:.0f} images/s" if summary.images_per_second else ""
     return f"finished {summary.steps} steps in {duration(summary.seconds)}{speed}: {summary.checkpoint}"

@@ -1,0 +1,190 @@
+"""A run as one self-contained HTML page: how it ended, numbers beside trivial answers, pictures, curves, the recipe."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from clippy.config import ConfigError
+from pipelines.console import duration
+from pipelines.evaluate import EVALUATION_FILE, EVALUATION_FOLDER
+from pipelines.run_folder import SUMMARY_FILE, RunFolder
+from pipelines.storage import Location, locate
+
+REPORT_FILE = "report.html"
+
+
+def write_report(run: str, out: str | None = None) -> str:
+    """Write the page of the run in folder ``run``, and return where it lies.
+
+    Raises ConfigError if there is no run, or it has not taken a step yet.
+    """
+    folder = RunFolder(locate(run))
+    recipe = folder.read_recipe()
+    records = folder.read_metrics()
+    if not records:
+        raise ConfigError(run, ["this run has no finished step to report; go on with: clippy train"])
+    page = locate(out) if out else folder.location / REPORT_FILE
+    sections = [
+        _section("How it went", _facts(folder.read_json(SUMMARY_FILE), records)),
+        *_evaluation_sections(folder),
+        _section("Curves", _curves(records)),
+        _section("Recipe", f"<pre>{escape(recipe.to_yaml())}</pre>"),
+    ]
+    page.write_text(_PAGE.format(title=escape(f"{recipe.name}: CLIPpy run"), body="\n".join(sections)))
+    return page.url
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>\n{content}\n</section>"
+
+
+def _facts(summary: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> str:
+    if not summary:
+        facts = {"status": "running or interrupted", "step": records[-1]["step"], "loss": f"{records[-1]['loss']:.3f}"}
+        return _table(["", ""], facts.items())
+    facts = {
+        "status": summary["status"],
+        "steps": f"{summary['step']:,} of {summary['steps']:,}",
+        "pairs seen": f"{summary['rows_seen']:,} ({summary['epochs']:.1f} epochs)",
+        "last loss": f"{summary['loss']:.3f}",
+        "invalid rows": _by_cause(summary["invalid_rows"]),
+        "rows left out by the index": _by_cause(summary["excluded_rows"]),
+        "time of the last start": duration(summary["seconds"]),
+        "speed": f"{summary['images_per_second']:.0f} images/s" if summary["images_per_second"] else "",
+        "waiting for data": f"{summary['data_wait_fraction']:.0%}" if summary["images_per_second"] else "",
+        "checkpoint": summary["checkpoint"],
+        "data": f"manifest {summary['manifest_digest'][:12]}",
+        "MLflow": f"run {summary['mlflow_run_id']} in {summary['mlflow_uri']}" if summary["mlflow_run_id"] else "off",
+    }
+    return _table(["", ""], facts.items())
+
+
+def _by_cause(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{cause} {n:,}" for cause, n in counts.items()) or "none"
+
+
+def _evaluation_sections(folder: RunFolder) -> list[str]:
+    """Tables and pictures of the newest evaluation in the run folder, if there is one."""
+    folders = (folder.location / EVALUATION_FOLDER).list()
+    evaluated = [folder.location / EVALUATION_FOLDER / info.base_name for info in folders]
+    evaluated = [location for location in evaluated if (location / EVALUATION_FILE).exists()]
+    if not evaluated:
+        return []
+    values = RunFolder(evaluated[-1]).read_json(EVALUATION_FILE)
+    sections = [_section(f"Evaluation at step {values['step']:,}", _evaluation_tables(values))]
+    if values["pictures"]:
+        note = (
+            "<p>Left the picture, then what the model says, then the truth. The model was trained on pictures with "
+            "captions; it never saw a mask. Names are coloured by free words, groups are found without words.</p>"
+        )
+        sections.append(_section("Pictures", note + _gallery(evaluated[-1] / "pictures", values["pictures"])))
+    return sections
+
+
+def _evaluation_tables(values: Mapping[str, Any]) -> str:
+    counts, protocol = values["pictures_measured"], values["protocol"]
+    parts = [
+        ("Zero-shot accuracy", f"{counts['single']} pictures; {protocol['accuracy']}", values["accuracy"]),
+        (
+            "Segmentation by free words, mIoU",
+            f"{counts['multi']} pictures; {protocol['segmentation']}",
+            values["segmentation"],
+        ),
+        ("Grouping without words, Jaccard", protocol["grouping"], values["grouping"]),
+        ("Two birds told apart by shape alone", f"{counts['spurious']} pictures, accuracy", values["birds"]),
+    ]
+    return "\n".join(f"<h3>{escape(title)}</h3><p>{escape(note)}</p>{_numbers(rows)}" for title, note, rows in parts)
+
+
+def _numbers(rows: Mapping[str, Any]) -> str:
+    first = next(iter(rows.values()))
+    columns = list(first) if isinstance(first, Mapping) else ["accuracy"]
+    body = (
+        [name, *(f"{value:.3f}" for value in (row.values() if isinstance(row, Mapping) else [row]))]
+        for name, row in rows.items()
+    )
+    return _table(["answer", *columns], body, highlight="model")
+
+
+def _table(head: Sequence[str], rows: Iterable[Iterable[Any]], highlight: str | None = None) -> str:
+    heading = "".join(f"<th>{escape(name)}</th>" for name in head)
+    lines = []
+    for row in rows:
+        cells = [escape(str(cell)) for cell in row]
+        mark = ' class="ours"' if highlight is not None and cells[0] == highlight else ""
+        lines.append(f"<tr{mark}>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    top = f"<thead><tr>{heading}</tr></thead>" if any(head) else ""
+    return f"<table>{top}<tbody>{''.join(lines)}</tbody></table>"
+
+
+def _gallery(folder: Location, names: Sequence[str]) -> str:
+    images = []
+    for name in names:
+        content = base64.b64encode((folder / name).read_bytes()).decode()
+        images.append(
+            f'<figure><img alt="{escape(name)}" src="data:image/png;base64,{content}">'
+            f"<figcaption>{escape(name.removesuffix('.png'))}</figcaption></figure>"
+        )
+    return f'<div class="gallery">{"".join(images)}</div>'
+
+
+_CURVES = {
+    "loss": "loss",
+    "logit_scale": "logit scale",
+    "learning_rate": "learning rate",
+    "images_per_second": "images/s",
+}
+
+
+def _curves(records: Sequence[Mapping[str, Any]]) -> str:
+    """Four small charts over steps as one inline SVG."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots(2, 2).flat
+    for axis, (name, title) in zip(axes, _CURVES.items(), strict=True):
+        points = [(record["step"], record[name]) for record in records if name in record]
+        axis.plot([step for step, _ in points], [value for _, value in points], color="#2a6f97", linewidth=1.2)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("step", fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.25)
+    stream = io.StringIO()
+    FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None})
+    return stream.getvalue()[stream.getvalue().index("<svg") :]
+
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; color: #1c1c1c; background: #fff; max-width: 1100px; margin: 2em auto;
+  padding: 0 1em; }}
+h1, h2, h3 {{ line-height: 1.2; }}
+h3 {{ margin-bottom: 0; }}
+p {{ color: #555; margin: .2em 0 .6em; max-width: 50em; }}
+table {{ border-collapse: collapse; margin-bottom: 1em; }}
+th, td {{ text-align: left; padding: .2em 1.2em .2em 0; border-bottom: 1px solid #e3e3e3; }}
+tr.ours td {{ font-weight: 600; background: #eef6fb; }}
+pre {{ background: #f6f6f6; padding: 1em; overflow-x: auto; }}
+.gallery {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(480px, 1fr)); gap: 1em; }}
+figure {{ margin: 0; }}
+figure img {{ max-width: 100%; }}
+figcaption {{ color: #777; font-size: 13px; }}
+svg {{ max-width: 100%; height: auto; }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+{body}
+</body>
+</html>
+"""

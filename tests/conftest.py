@@ -1,0 +1,130 @@
+"""Shared fixtures: one small dataset, one Ray for all tests that need it, one S3 server; all on loopback."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+# A model and run small enough that a training test lasts seconds once Ray is up.
+TINY = (
+    "model.image.arguments={patch_size: 16, embed_dim: 24, depth: 1, num_heads: 2}",
+    "model.text.arguments={d_model: 24, d_kv: 12, num_heads: 2, d_ff: 32, num_layers: 1, dropout_rate: 0.1}",
+    "model.image.patch_dropout=0.25",
+    "optim.global_batch_size=32",
+    "optim.warmup_steps=2",
+    "train.steps=12",
+    "train.log_every=1",
+    "train.checkpoint_every=5",
+)
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shapes benchmark in small: 200 training rows in 13 row groups of two shards, and all evaluation splits."""
+    from pipelines.shapes import generate
+
+    out = tmp_path_factory.mktemp("data") / "shapes"
+    generate(
+        str(out),
+        rows=200,
+        workers=1,
+        row_group_rows=16,
+        shard_rows=112,
+        single_rows=48,
+        multi_rows=40,
+        camouflage_rows=24,
+    )
+    return out
+
+
+@pytest.fixture
+def overrides(shapes: Path, tmp_path: Path) -> list[str]:
+    """Recipe overrides for a tiny run in this test's own folder."""
+    places = [f"data.url={shapes}/train", f"eval.url={shapes}", f"storage.url={tmp_path}/runs"]
+    return [*TINY, *places]
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One Ray for the whole session."""
+    import ray
+
+    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The endpoint of a moto server with a bucket named 'bucket'; credentials and endpoint are in the environment."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = open(tmp_path_factory.mktemp("moto") / "log", "w")  # noqa: SIM115
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log
+    )
+    endpoint = f"http://127.0.0.1:{port}"
+    environment = {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    try:
+        _wait_for(lambda: socket.create_connection(("127.0.0.1", port), timeout=1).close())
+        from pyarrow.fs import S3FileSystem
+
+        S3FileSystem(
+            endpoint_override=f"127.0.0.1:{port}", scheme="http", allow_bucket_creation=True, region="us-east-1"
+        ).create_dir("bucket")
+        yield endpoint
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value
+        server.kill()
+        server.wait()
+        log.close()
+
+
+def _wait_for(attempt: Callable[[], None], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return attempt()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+@pytest.fixture
+def clippy_command() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run ``clippy`` as a user would, and return what it printed and its exit code."""
+
+    def run(*arguments: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "cluster.cli", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env={**os.environ, **environment},
+        )
+
+    return run

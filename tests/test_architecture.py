@@ -1,0 +1,55 @@
+"""The shape of the code: imports go one way, and light things stay light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LAYERS = ["clippy", "pipelines", "tuning", "cluster"]
+MODULES = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
+
+
+def imported_packages(path: Path) -> set[str]:
+    """Top-level packages that a file imports anywhere, also inside functions."""
+    packages = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            packages |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            packages.add((node.module or "").partition(".")[0])
+    return packages
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_one_way(path: Path) -> None:
+    layer = LAYERS.index(path.relative_to(ROOT).parts[0])
+    above = set(LAYERS[layer + 1 :])
+    assert not imported_packages(path) & (above | ({"ray", "mlflow"} if layer == 0 else set()))
+
+
+def run_python(code: str) -> None:
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)
+
+
+def test_model_works_without_ray_and_mlflow() -> None:
+    run_python(
+        "import sys; sys.modules['ray'] = sys.modules['mlflow'] = None\n"
+        "import clippy, clippy.model, clippy.inference, clippy.metrics, clippy.draw, clippy.gather"
+    )
+
+
+def test_one_step_works_without_ray_and_mlflow() -> None:
+    run_python(
+        "import sys; sys.modules['ray'] = sys.modules['mlflow'] = None\nimport pipelines.loop, pipelines.samples"
+    )
+
+
+@pytest.mark.parametrize("code", ["import pipelines.recipe", "from cluster.cli import main"])
+def test_recipes_and_the_command_import_neither_torch_nor_ray(code: str) -> None:
+    run_python(f"import sys\n{code}\nassert not {{'torch', 'ray', 'mlflow', 'transformers'}} & set(sys.modules)")
