@@ -1,0 +1,197 @@
+"""The training loop without Ray: it learns, resumes to the bit, counts bad rows and stops when told."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from clippy.model import CLIPpy
+from clippy.tokens import CaptionTokenizer
+from pipelines.columns import DataError
+from pipelines.console import Console
+from pipelines.loop import train_loop
+from pipelines.optim import build_optimizer, learning_rate
+from pipelines.prepare import prepare
+from pipelines.recipe import OptimConfig, Recipe, load_recipe
+from pipelines.samples import decode_unit, read_unit
+from pipelines.state import (
+    CheckpointError,
+    TrainState,
+    checkpoint_name,
+    committed_steps,
+    load_checkpoint,
+    save_checkpoint,
+)
+from pipelines.stream import Batch
+from pipelines.worker import Job
+
+
+class Recorder:
+    """A reporter that keeps records and writes real checkpoints."""
+
+    def __init__(self, job: Job, stop_at: int | None = None) -> None:
+        self.records: list[dict[str, Any]] = []
+        self._job, self._stop_at = job, stop_at
+
+    def log(self, records: list[dict[str, Any]]) -> None:
+        self.records += records
+
+    def save(self, state: TrainState) -> None:
+        save_checkpoint(self._job.folder.checkpoints, state, self._job.recipe, self._job.source.manifest.digest)
+
+    def stop_requested(self) -> bool:
+        return self._stop_at is not None and len(self.records) >= self._stop_at - 1
+
+
+def new_state(job: Job) -> TrainState:
+    torch.manual_seed(job.recipe.seed)
+    tokenizer = CaptionTokenizer.from_json(job.decoding.tokenizer_json, job.decoding.max_tokens)
+    model = CLIPpy(job.recipe.model, tokenizer)
+    return TrainState(model, build_optimizer(model, job.recipe.optim))
+
+
+def batches(job: Job, step: int, spoil: int = 0, garbage: int = 0) -> Iterator[Batch]:
+    """The stream of one worker, read directly; the first ``spoil`` rows of each batch are invalid, full of garbage."""
+    while True:
+        units = range(step * job.units_per_batch, (step + 1) * job.units_per_batch)
+        decoded = [decode_unit(read_unit(job.source, unit), job.decoding) for unit in units]
+        columns = {name: np.concatenate([unit[name] for unit in decoded]) for name in ("key", "pixels", "ids", "cause")}
+        columns["cause"][:spoil] = 3
+        columns["pixels"][:spoil] = garbage
+        yield Batch(list(units), list(columns["key"]), columns["pixels"], columns["ids"], columns["cause"])
+        step += 1
+
+
+def train(job: Job, state: TrainState, reporter: Recorder, spoil: int = 0, garbage: int = 0) -> bool:
+    return train_loop(
+        state,
+        state.model,
+        batches(job, state.step, spoil, garbage),
+        job.recipe,
+        reporter,
+        device=torch.device("cpu"),
+        rows_per_epoch=job.source.plan.rows_per_epoch,
+    )
+
+
+@pytest.fixture
+def job(overrides: list[str]) -> Job:
+    recipe = load_recipe("shapes", [*overrides, "scaling.num_workers=1", "train.log_every=4"])
+    return prepare(recipe, Console())
+
+
+def test_loss_falls(job: Job) -> None:
+    longer = job.recipe.model_copy(update={"train": job.recipe.train.model_copy(update={"steps": 40})})
+    recorder = Recorder(job)
+    assert train(Job(longer, job.source, job.decoding), new_state(job), recorder)
+    losses = [record["loss"] for record in recorder.records]
+    assert len(losses) == 40
+    assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
+
+
+def test_resumed_equals_uninterrupted(job: Job) -> None:
+    whole, whole_state = Recorder(job), new_state(job)
+    assert train(job, whole_state, whole)
+    job.folder.checkpoints.remove_folder()
+
+    first, state = Recorder(job, stop_at=6), new_state(job)
+    assert not train(job, state, first)
+    stopped = state.step
+    assert committed_steps(job.folder.checkpoints)[-1] >= stopped
+    again, restored = Recorder(job), new_state(job)
+    load_checkpoint(job.folder.checkpoints / checkpoint_name(stopped), restored, job.source.manifest.digest)
+    assert restored.step == stopped < job.recipe.train.steps
+    assert train(job, restored, again)
+
+    assert [r["loss"] for r in first.records + again.records] == [r["loss"] for r in whole.records]
+    for name, tensor in whole_state.model.state_dict().items():
+        assert torch.equal(tensor, restored.model.state_dict()[name]), name
+    assert np.array_equal(whole_state.rows, restored.rows)
+
+
+def test_records_say_what_a_person_wants_to_know(job: Job) -> None:
+    recorder = Recorder(job)
+    train(job, new_state(job), recorder)
+    assert [record["step"] for record in recorder.records] == list(range(1, 13))
+    last = recorder.records[-1]
+    assert last["rows"] == 12 * 32
+    assert last["images_per_second"] > 0
+    assert 0 <= last["data_wait_fraction"] <= 1
+    assert last["seconds_left"] == 0
+
+
+def test_invalid_rows_are_counted_and_left_out_of_the_loss(job: Job) -> None:
+    tolerant = job.recipe.model_copy(update={"data": job.recipe.data.model_copy(update={"max_invalid_fraction": 0.5})})
+    recorders = [Recorder(job), Recorder(job)]
+    for recorder, garbage in zip(recorders, (0, 200), strict=True):
+        train(Job(tolerant, job.source, job.decoding), new_state(job), recorder, spoil=8, garbage=garbage)
+        assert recorder.records[-1]["invalid_rows"] == {"not_an_image": 12 * 8}
+    # What an invalid row holds changes nothing, not a bit.
+    assert [r["loss"] for r in recorders[0].records] == [r["loss"] for r in recorders[1].records]
+
+
+def test_too_many_invalid_rows_stop_the_run_with_one_sentence(job: Job) -> None:
+    with pytest.raises(DataError, match=r"data\.max_invalid_fraction: 8 of 32 rows .* \(not_an_image 8\)"):
+        train(job, new_state(job), Recorder(job), spoil=8)
+
+
+def test_a_stream_that_ends_early_is_an_error(job: Job) -> None:
+    short = iter([next(batches(job, 0))])
+    state = new_state(job)
+    with pytest.raises(RuntimeError, match="ended at step 1 of 12"):
+        train_loop(state, state.model, short, job.recipe, Recorder(job), device=torch.device("cpu"), rows_per_epoch=200)
+
+
+def test_half_written_and_damaged_checkpoints_do_not_count(job: Job) -> None:
+    state = new_state(job)
+    train(job, state, Recorder(job))
+    checkpoints = job.folder.checkpoints
+    assert committed_steps(checkpoints) == [10, 12]  # two are kept
+    newest = Path(checkpoints.path) / checkpoint_name(12)
+    weights = newest / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
+        load_checkpoint(checkpoints / checkpoint_name(12), new_state(job), job.source.manifest.digest)
+    (newest / "state.json").unlink()
+    assert committed_steps(checkpoints) == [10]
+    with pytest.raises(CheckpointError, match="other data"):
+        load_checkpoint(checkpoints / checkpoint_name(10), new_state(job), "another digest")
+
+
+def test_checkpoint_is_a_model_that_loads(job: Job) -> None:
+    state = new_state(job)
+    train(job, state, Recorder(job))
+    loaded = CLIPpy.from_pretrained(Path(job.folder.checkpoints.path) / checkpoint_name(12))
+    captions = ["a photo of a dax."]
+    assert torch.equal(loaded.encode_captions(captions), state.model.eval().encode_captions(captions))
+
+
+def test_learning_rate_warms_up_and_falls_to_zero() -> None:
+    optim = OptimConfig(global_batch_size=1, learning_rate=1.0, warmup_steps=4)
+    rates = [learning_rate(step, optim, 12) for step in range(13)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[4] == 1.0
+    assert rates[8] == pytest.approx(0.5)
+    assert rates[12] == pytest.approx(0)
+    assert all(a >= b for a, b in itertools.pairwise(rates[4:]))
+
+
+def test_matrices_alone_are_decayed(job: Job) -> None:
+    model = new_state(job).model
+    decayed, spared = build_optimizer(model, job.recipe.optim).param_groups
+    assert {p.ndim >= 2 for p in decayed["params"]} == {True}
+    assert {p.ndim >= 2 for p in spared["params"]} == {False}
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (job.recipe.optim.weight_decay, 0.0)
+    assert sum(len(group["params"]) for group in (decayed, spared)) == len(list(model.parameters()))
+
+
+def test_recipe_in_a_checkpoint_runs_again_as_it_is(job: Job) -> None:
+    train(job, new_state(job), Recorder(job))
+    file = Path(job.folder.checkpoints.path) / checkpoint_name(12) / "recipe.yaml"
+    assert Recipe.load(str(file), file.read_text()) == job.recipe

@@ -1,0 +1,65 @@
+"""Recipes: found by name or path, refused as a whole, and safe to save."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from clippy.config import ConfigError
+from pipelines.recipe import load_recipe, recipe_names
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_shipped_recipe_resolves_to_itself(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    (tmp_path / "again.yaml").write_text(recipe.to_yaml())
+    assert load_recipe(str(tmp_path / "again.yaml")) == recipe
+
+
+def problem(*overrides: str) -> str:
+    with pytest.raises(ConfigError) as error:
+        load_recipe("shapes", overrides)
+    return "\n".join(error.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "optim.learnin_rate=1",
+            "optim.learnin_rate (from the command line): no such field; did you mean 'learning_rate'",
+        ),
+        ("train.steps=many", 'train.steps (from the command line): must be a whole number (got "many")'),
+        ("model.image.pooling=maxx", "did you mean 'max'?"),
+        (
+            "scaling.num_workers=3",
+            "optim.global_batch_size: 128 is not divisible by scaling.num_workers 3; use 126 or 129",
+        ),
+        ("optim.warmup_steps=500", "optim.warmup_steps: 500 must be below train.steps 500"),
+        ("model.image.image_size=60", "model.image.image_size: 60 is not a multiple of the patch size 8"),
+        ("tracking.uri=./mlruns", "MLflow 3 keeps no runs in folders"),
+        ("data.url=s3://key:pass@bucket/x", "carries credentials"),
+        ("data.storage_options.secret=x", "credentials do not belong in a recipe"),
+        ("optim.betas=[0.9, 1.0]", "both must be at least 0 and below 1"),
+        ("model.logit_scale_init=200", "less than or equal to 100"),
+        ("name=a/b", "name (from the command line)"),
+    ],
+)
+def test_mistakes_name_field_value_and_rule(override: str, message: str) -> None:
+    assert message in problem(override)
+
+
+def test_unknown_recipe_offers_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'shapes'"):
+        load_recipe("shape")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_recipe("nowhere.yaml")
+
+
+def test_differences_are_those_that_change_the_result() -> None:
+    recipe = load_recipe("shapes")
+    moved = load_recipe("shapes", ["scaling.num_workers=4", "train.log_every=1", "tracking.enabled=false"])
+    assert recipe.differences(moved) == []
+    other = load_recipe("shapes", ["optim.learning_rate=2e-3", "model.image.pooling=cls"])
+    assert recipe.differences(other) == ["model.image.pooling: 'max' -> 'cls'", "optim.learning_rate: 0.001 -> 0.002"]
