@@ -107,13 +107,15 @@ def evaluate(
     benchmark: str | None = None,
     data: str | None = None,
     out: str | None = None,
+    workers: int | None = None,
     ray_address: str | None = None,
     console: Console | None = None,
 ) -> Evaluation:
     """Measure a run's newest checkpoint, one checkpoint, or a model folder; write numbers and pictures.
 
-    What is not given comes from the run's recipe. The numbers also go to the run's MLflow run. Raises ValueError,
-    with one clear sentence, for anything that is missing.
+    What is not given comes from the run's recipe. ``workers`` is the number of copies of the model; the result does
+    not depend on it. The numbers also go to the run's MLflow run. Raises ValueError, with one clear sentence, for
+    anything that is missing.
     """
     console = console or Console()
     target = find_target(checkpoint)
@@ -130,7 +132,7 @@ def evaluate(
     scaling = scaling.model_copy(update={"ray_address": ray_address or scaling.ray_address, "use_gpu": False})
     console.line(f"evaluating {target.model.url} on {url}")
     with ray_session(scaling):
-        results = _measure(target.model, source, labels, units, config, scaling.num_workers)
+        results = _measure(target.model, source, labels, units, config, workers or scaling.num_workers)
     evaluation = _add_up(results, labels, target, url)
     _write(folder, evaluation, results)
     _track(target, evaluation, folder)

@@ -110,6 +110,7 @@ class Tracker:
         )
         self._client.log_inputs(self.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "train")])])
         self._client.log_text(self.run_id, recipe.to_yaml(), "recipe.yaml")
+        self._log_values({f"data/excluded_rows/{cause}": n for cause, n in manifest.excluded.items()}, 0)
 
     def _log(self, records: list[dict[str, Any]]) -> None:
         from mlflow.entities import Metric

@@ -55,8 +55,8 @@ def overrides(shapes: Path, tmp_path: Path) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
-    """One Ray for the whole session."""
+def ray_cluster(s3: str) -> Iterator[None]:
+    """One Ray for the whole session; its workers see the environment that names the S3 server."""
     import ray
 
     ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")

@@ -1,0 +1,104 @@
+"""The real stream on Ray Data: the plan's order for any number of workers, nothing lost, S3 like a disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import ray.data
+
+from pipelines.console import Console
+from pipelines.prepare import prepare
+from pipelines.recipe import load_recipe
+from pipelines.storage import locate
+from pipelines.stream import Batch, build_dataset, iterate_batches
+from pipelines.worker import Job
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+
+def make_job(overrides: list[str], *more: str) -> Job:
+    return prepare(load_recipe("shapes", [*overrides, *more]), Console())
+
+
+def stream(job: Job, workers: int, first_step: int, steps: int) -> list[list[Batch]]:
+    """Batches by worker, read as Ray Train's workers read them: at once, from a split of one dataset."""
+    units = job.units_per_batch
+    dataset = build_dataset(job.source, job.decoding, first_step * units, (first_step + steps) * units)
+    dataset.context.execution_options = ray.data.ExecutionOptions(preserve_order=True)
+
+    @ray.remote(num_cpus=0)
+    def consume(shard: Any, rank: int) -> list[Batch]:
+        return list(
+            iterate_batches(
+                shard,
+                rank=rank,
+                world_size=workers,
+                first_unit=first_step * units,
+                units_per_batch=units,
+                prefetch_batches=2,
+            )
+        )
+
+    shards = dataset.streaming_split(workers, equal=True)
+    return ray.get([consume.remote(shard, rank) for rank, shard in enumerate(shards)])
+
+
+def keys_by_step(batches: list[list[Batch]]) -> list[list[str]]:
+    return [sorted(key for batch in step for key in batch.keys) for step in zip(*batches, strict=True)]
+
+
+def test_global_batches_are_the_same_for_1_2_and_4_workers_and_an_epoch_has_each_key_once(overrides: list[str]) -> None:
+    rows, batch, steps = 200, 32, 13  # 13 steps go beyond two epochs of 200 rows
+    by_workers = {}
+    for workers in (1, 2, 4):
+        job = make_job(overrides, f"scaling.num_workers={workers}")
+        batches = stream(job, workers, 0, steps)
+        assert [len(b.keys) for worker in batches for b in worker] == [batch // workers] * (steps * workers)
+        by_workers[workers] = keys_by_step(batches)
+    assert by_workers[1] == by_workers[2] == by_workers[4]
+    one_worker = stream(make_job(overrides, "scaling.num_workers=1"), 1, 0, steps)[0]
+    order = [key for b in one_worker for key in b.keys]
+    assert len(set(order[:rows])) == len(set(order[rows : 2 * rows])) == rows
+    assert order[:rows] != order[rows : 2 * rows]
+
+
+def test_a_stream_opened_late_is_the_rest_of_the_stream(overrides: list[str]) -> None:
+    job = make_job(overrides)
+    whole, late = stream(job, 2, 0, 8), stream(job, 2, 5, 3)
+    for rank in (0, 1):
+        for expected, batch in zip(whole[rank][5:], late[rank], strict=True):
+            assert batch.keys == expected.keys
+            assert np.array_equal(batch.pixels, expected.pixels)
+            assert np.array_equal(batch.ids, expected.ids)
+
+
+def test_a_lost_order_is_an_error() -> None:
+    def block(unit: int) -> dict[str, np.ndarray]:
+        return {"unit": np.full(2, unit), "key": np.array(["a", "b"]), "cause": np.zeros(2, np.int8)}
+
+    class Shard:
+        def iter_batches(self, **_: object) -> list[dict[str, np.ndarray]]:
+            return [block(1), block(5)]  # worker 1 of 2 expects 1, 3, 5
+
+    batches = iterate_batches(Shard(), rank=1, world_size=2, first_unit=0, units_per_batch=4, prefetch_batches=1)
+    with pytest.raises(RuntimeError, match="handed unit 5 of the plan instead of 3"):
+        list(batches)
+
+
+def test_s3_gives_the_same_batches_as_a_disk(overrides: list[str], shapes: Path, s3: str) -> None:
+    bucket = locate("s3://bucket/same/train")
+    for file in sorted((shapes / "train").glob("*.parquet")):
+        if not file.name.startswith("_"):
+            (bucket / file.name).write_bytes(file.read_bytes())
+    local = make_job(overrides)
+    remote = make_job(overrides, "data.url=s3://bucket/same/train", "name=remote")
+    assert remote.source.manifest.digest == local.source.manifest.digest
+    for ours, theirs in zip(stream(local, 2, 0, 7), stream(remote, 2, 0, 7), strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            assert a.keys == b.keys
+            assert np.array_equal(a.pixels, b.pixels)
+            assert np.array_equal(a.ids, b.ids)

@@ -1,0 +1,280 @@
+"""Whole runs on Ray Train: what they leave behind, how they survive, and what stops them."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+from pipelines.console import Console
+from pipelines.evaluate import evaluate
+from pipelines.recipe import load_recipe
+from pipelines.report import write_report
+from pipelines.train import Summary, run
+
+pytestmark = pytest.mark.ray
+
+
+def train(*overrides: str) -> Summary:
+    return run(load_recipe("shapes", overrides), Console())
+
+
+def losses(folder: Path) -> dict[int, float]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return {record["step"]: record["loss"] for record in map(json.loads, lines)}
+
+
+@pytest.fixture(scope="module")
+def finished(ray_cluster: None, shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A run of two workers that nothing disturbed, and its overrides."""
+    from tests.conftest import TINY
+
+    storage = tmp_path_factory.mktemp("finished")
+    overrides = [*TINY, f"data.url={shapes}/train", f"eval.url={shapes}", f"storage.url={storage}"]
+    assert train(*overrides).status == "finished"
+    return storage / "shapes", overrides
+
+
+def test_a_run_leaves_recipe_metrics_checkpoints_and_summary(finished: tuple[Path, list[str]]) -> None:
+    folder, overrides = finished
+    assert load_recipe(str(folder / "recipe.yaml")) == load_recipe("shapes", overrides)
+    assert list(losses(folder)) == list(range(1, 13))
+    assert [p.name for p in sorted((folder / "checkpoints").iterdir())] == ["step-00000010", "step-00000012"]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["status"], summary["step"], summary["rows_seen"]) == ("finished", 12, 12 * 32)
+    assert summary["loss"] == losses(folder)[12]
+    assert summary["invalid_rows"] == summary["excluded_rows"] == {}
+
+
+def test_mlflow_has_one_run_with_parameters_metrics_dataset_and_files(finished: tuple[Path, list[str]]) -> None:
+    from mlflow import MlflowClient
+
+    folder, _ = finished
+    summary = json.loads((folder / "summary.json").read_text())
+    client = MlflowClient(tracking_uri=summary["mlflow_uri"])
+    (experiment,) = client.search_experiments(filter_string="name = 'clippy'")
+    (mlflow_run,) = client.search_runs([experiment.experiment_id])
+    assert mlflow_run.info.run_id == summary["mlflow_run_id"]
+    assert mlflow_run.info.status == "FINISHED"
+    assert mlflow_run.data.params["optim.global_batch_size"] == "32"
+    assert mlflow_run.inputs.dataset_inputs[0].dataset.digest == summary["manifest_digest"][:36]
+    history = client.get_metric_history(mlflow_run.info.run_id, "train/loss")
+    assert {metric.step: metric.value for metric in history} == losses(folder)
+    assert len(history) == 12
+    assert {"recipe.yaml", "summary.json"} <= {f.path for f in client.list_artifacts(mlflow_run.info.run_id)}
+
+
+def test_the_same_command_again_changes_nothing(finished: tuple[Path, list[str]]) -> None:
+    folder, overrides = finished
+    before = losses(folder)
+    again = train(*overrides)
+    assert (again.status, again.step, again.resumed_from) == ("finished", 12, 12)
+    assert losses(folder) == before
+
+
+def test_another_recipe_never_overwrites_a_run(finished: tuple[Path, list[str]]) -> None:
+    folder, overrides = finished
+    before = (folder / "recipe.yaml").read_bytes()
+    with pytest.raises(ValueError, match=r"optim\.learning_rate: 0\.001 -> 0\.002"):
+        train(*overrides, "optim.learning_rate=2e-3")
+    assert (folder / "recipe.yaml").read_bytes() == before
+
+
+def test_evaluation_and_report_of_a_run(finished: tuple[Path, list[str]]) -> None:
+    folder, _ = finished
+    evaluation = evaluate(str(folder), console=Console())
+    written = json.loads((folder / "evaluation" / "step-00000012" / "evaluation.json").read_text())
+    assert written == json.loads(json.dumps(evaluation.as_dict()))
+    assert evaluation.pictures_measured == {"single": 48, "multi": 40, "camouflage": 24, "spurious": 400}
+    # The trivial answers are known whatever the model is.
+    assert evaluation.segmentation["all background"]["things"] == 0
+    assert evaluation.segmentation["all background"]["stuff"] > 0.7
+    oracle = evaluation.segmentation["patch-majority oracle"]
+    assert all(oracle[part] >= evaluation.segmentation["model"][part] for part in ("all", "things", "stuff"))
+    assert evaluation.grouping["whole image"]["camouflage"] == pytest.approx(0.5)  # one object, one ground
+    pictures = folder / "evaluation" / "step-00000012" / "pictures"
+    assert sorted(p.name for p in pictures.iterdir()) == sorted(evaluation.pictures)
+    assert Image.open(pictures / "multi-000.png").size[0] > 400
+
+    page = Path(write_report(str(folder))).read_text()
+    assert page.count("<img") == len(evaluation.pictures) == 24
+    assert "http://" not in page.replace("http://www.w3.org", "")  # namespaces of SVG are names, not requests
+    assert "https://" not in page
+    assert f"{evaluation.segmentation['model']['all']:.3f}" in page
+
+    one_worker = evaluate(str(folder / "checkpoints" / "step-00000012"), out=str(folder / "elsewhere"), workers=1)
+    assert one_worker.segmentation == evaluation.segmentation
+    assert one_worker.grouping == evaluation.grouping
+
+
+def start(overrides: list[str]) -> subprocess.Popen[str]:
+    """``clippy train`` as a user starts it, with a Ray of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "cluster.cli", "train", "shapes", *overrides],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 180
+    while not (folder / "metrics.jsonl").exists() or len(losses_so_far(folder)) < step:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "the run takes no step"
+        time.sleep(0.02)
+
+
+def losses_so_far(folder: Path) -> list[str]:
+    return (folder / "metrics.jsonl").read_text().splitlines()
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes below ``pid``, deepest last."""
+    parents: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            parents.setdefault(int(fields[1]), []).append(int(entry.name))
+    found, queue = [], [pid]
+    while queue:
+        children = parents.get(queue.pop(), [])
+        found += children
+        queue += children
+    return found
+
+
+def test_killed_and_started_again_equals_never_killed(finished: tuple[Path, list[str]], tmp_path: Path) -> None:
+    undisturbed, overrides = finished
+    folder = tmp_path / "shapes"
+    mine = [o for o in overrides if not o.startswith("storage.url")] + [f"storage.url={tmp_path}"]
+    process = start(mine)
+    wait_for_step(folder, random.randint(6, 10), process)  # any step will do; the first checkpoint is at 5
+    for pid in [process.pid, *descendants(process.pid)]:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    process.wait()
+    assert not (folder / "summary.json").exists()
+
+    again = start(mine)
+    output = again.communicate(timeout=300)[0]
+    assert again.returncode == 0, output
+    assert "resuming at step" in output
+    assert losses(folder) == losses(undisturbed)  # to the bit
+    ours, theirs = (load_file(f / "checkpoints/step-00000012/model.safetensors") for f in (folder, undisturbed))
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name].equal(theirs[name]) for name in ours)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(overrides: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "shapes"
+    process = start([*overrides, "train.steps=100000", "train.checkpoint_every=100000", "tracking.enabled=false"])
+    wait_for_step(folder, 3, process)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 130, output
+    assert "the same command goes on" in output
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["status"] == "stopped"
+    assert summary["step"] == len(losses(folder)) >= 3
+    assert (Path(summary["checkpoint"]) / "state.json").exists()
+
+
+def dirty_shard(folder: Path, good: int) -> None:
+    """``good`` pairs, three truncated JPEGs, a text named .jpg, a null caption, and a 20,000 x 20,000 PNG."""
+
+    def encode(shade: int, kind: str, side: int = 64) -> bytes:
+        stream = io.BytesIO()
+        Image.new("L" if side > 64 else "RGB", (side, side), shade if side > 64 else (shade, 99, 10)).save(stream, kind)
+        return stream.getvalue()
+
+    whole = [encode(i % 256, "JPEG") for i in range(good)]
+    bad = [encode(i, "JPEG")[:300] for i in range(3)] + [b"not found", whole[0], encode(0, "PNG", 20_000)]
+    captions: list[str | None] = [f"number {i}" for i in range(good)] + ["a", "a", "a", "a", None, "a"]
+    keys = [f"{i:09d}" for i in range(good + 6)]
+    folder.mkdir()
+    pq.write_table(
+        pa.table({"jpg": whole + bad, "caption": captions, "key": keys}), folder / "00000.parquet", row_group_size=32
+    )
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_dirty_shard_trains_and_every_bad_row_is_counted_by_cause(
+    overrides: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    dirty_shard(tmp_path / "dirty", good=123)  # 128 samples with a caption: one epoch is four batches
+    mine = [*overrides, f"data.url={tmp_path}/dirty", "train.steps=4", "data.max_invalid_fraction=0.05"]
+    summary = train(*mine)
+    expected = {"truncated_image": 3, "not_an_image": 1, "too_large_image": 1}
+    assert summary.invalid_rows == expected
+    assert summary.excluded_rows == {"null_caption": 1}
+    written: dict[str, Any] = json.loads((tmp_path / "runs/shapes/summary.json").read_text())
+    assert written["invalid_rows"] == expected
+    log = capfd.readouterr().err
+    assert "null_caption 1" in log
+    assert "too_large_image 1" in log
+
+    from mlflow import MlflowClient
+
+    assert summary.mlflow_uri is not None
+    assert summary.mlflow_run_id is not None
+    metrics = MlflowClient(tracking_uri=summary.mlflow_uri).get_run(summary.mlflow_run_id).data.metrics
+    logged = {name.removeprefix("train/invalid_rows/"): n for name, n in metrics.items() if "invalid_rows" in name}
+    assert logged == expected
+    assert metrics["data/excluded_rows/null_caption"] == 1
+
+    with pytest.raises(ValueError, match=r"data\.max_invalid_fraction: \d+ of \d+ rows") as error:
+        train(*mine, "name=strict", "data.max_invalid_fraction=0.01")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_shard_that_vanishes_during_training_is_named(overrides: list[str], tmp_path: Path, s3: str) -> None:
+    """On object storage nothing is listed before the start: the task that reads finds out."""
+    from pipelines.storage import locate
+
+    bucket = locate("s3://bucket/vanishing")
+    dirty_shard(tmp_path / "data", good=64)
+    (bucket / "00000.parquet").write_bytes((tmp_path / "data/00000.parquet").read_bytes())
+    mine = [*overrides, "data.url=s3://bucket/vanishing", "tracking.enabled=false", "data.max_invalid_fraction=1"]
+    from pipelines.manifest import build_manifest
+
+    build_manifest(load_recipe("shapes", mine).data)
+    bucket.filesystem.delete_file((bucket / "00000.parquet").path)
+    with pytest.raises(ValueError, match=r"s3://bucket/vanishing/00000\.parquet: .* is gone"):
+        train(*mine, "model.text.tokenizer=bytes")
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_runs_can_lie_on_s3_and_resume_from_there(finished: tuple[Path, list[str]], s3: str, tmp_path: Path) -> None:
+    from pipelines.run_folder import RunFolder
+    from pipelines.storage import locate
+
+    undisturbed, overrides = finished
+    mine = [*overrides, "storage.url=s3://bucket/runs", "tracking.enabled=false"]
+    assert train(*mine).checkpoint == "s3://bucket/runs/shapes/checkpoints/step-00000012"
+    checkpoints = locate("s3://bucket/runs/shapes/checkpoints")
+    checkpoints.filesystem.delete_file((checkpoints / "step-00000012/state.json").path)  # as if killed while uploading
+    again = train(*mine)
+    assert again.resumed_from == 10
+    records = RunFolder(locate("s3://bucket/runs/shapes")).read_metrics()
+    assert {record["step"]: record["loss"] for record in records} == losses(undisturbed)
