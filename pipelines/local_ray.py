@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,7 +16,7 @@ _DATA_CPUS = 2
 
 @contextmanager
 def ray_session(scaling: ScalingConfig) -> Iterator[None]:
-    """Connect to ``scaling.ray_address``, or start Ray on loopback; one that runs already in this process is used.
+    """Connect to ``scaling.ray_address``, or start Ray here; one that this process already uses is kept.
 
     Raises ValueError when no cluster answers there, or this machine can never give what the workers need.
     """
@@ -28,13 +29,7 @@ def ray_session(scaling: ScalingConfig) -> Iterator[None]:
     for name in ("ray", "ray.data", "ray.train"):  # ray.data sets a level of its own
         logging.getLogger(name).setLevel(logging.ERROR)
     if scaling.ray_address is not None:
-        try:
-            ray.init(address=scaling.ray_address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ValueError(
-                f"scaling.ray_address: no Ray cluster answers at {scaling.ray_address!r} "
-                f"({str(error).splitlines()[0]}); mend the address, or leave it out to start Ray here"
-            ) from None
+        _connect(scaling.ray_address)
     else:
         _start(scaling)
     try:
@@ -43,10 +38,28 @@ def ray_session(scaling: ScalingConfig) -> Iterator[None]:
         ray.shutdown()
 
 
+def _connect(address: str) -> None:
+    import ray
+
+    try:
+        _, _, port = address.rpartition(":")
+        if port.isdigit():  # Ray itself would try for minutes
+            host = address.removeprefix("ray://")[: -len(port) - 1].strip("[]")
+            socket.create_connection((host, int(port)), timeout=10).close()
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, ValueError) as error:  # a ConnectionError is an OSError
+        raise ValueError(
+            f"scaling.ray_address: no Ray cluster answers at {address!r} ({str(error).splitlines()[0]}); mend the "
+            "address, or leave it out to start Ray here"
+        ) from None
+
+
 def _start(scaling: ScalingConfig) -> None:
     import ray
 
     needed_cpus = scaling.num_workers * scaling.resources_per_worker.get("CPU", 1.0)
+    # Ray's servers listen on every interface whatever address they are given; its token keeps strangers out.
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
     # On few cores training and decoding share them: Ray's CPUs are counted, not reserved.
     cpus = max(os.cpu_count() or 1, int(needed_cpus) + _DATA_CPUS)
     ray.init(
@@ -54,7 +67,6 @@ def _start(scaling: ScalingConfig) -> None:
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        _node_ip_address="127.0.0.1",
     )
     offered = ray.cluster_resources()
     for name, amount in needed(scaling).items():

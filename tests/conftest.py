@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 # A model and run small enough that a training test lasts seconds once Ray is up.
@@ -59,7 +60,7 @@ def ray_cluster(s3: str) -> Iterator[None]:
     """One Ray for the whole session; its workers see the environment that names the S3 server."""
     import ray
 
-    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     yield
     ray.shutdown()
