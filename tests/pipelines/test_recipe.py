@@ -61,5 +61,5 @@ def test_differences_are_those_that_change_the_result() -> None:
     recipe = load_recipe("shapes")
     moved = load_recipe("shapes", ["scaling.num_workers=4", "train.log_every=1", "tracking.enabled=false"])
     assert recipe.differences(moved) == []
-    other = load_recipe("shapes", ["optim.learning_rate=2e-3", "model.image.pooling=cls"])
-    assert recipe.differences(other) == ["model.image.pooling: 'max' -> 'cls'", "optim.learning_rate: 0.001 -> 0.002"]
+    other = load_recipe("shapes", ["optim.learning_rate=3e-3", "model.image.pooling=cls"])
+    assert recipe.differences(other) == ["model.image.pooling: 'max' -> 'cls'", "optim.learning_rate: 0.002 -> 0.003"]

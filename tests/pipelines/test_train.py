@@ -88,8 +88,8 @@ def test_the_same_command_again_changes_nothing(finished: tuple[Path, list[str]]
 def test_another_recipe_never_overwrites_a_run(finished: tuple[Path, list[str]]) -> None:
     folder, overrides = finished
     before = (folder / "recipe.yaml").read_bytes()
-    with pytest.raises(ValueError, match=r"optim\.learning_rate: 0\.001 -> 0\.002"):
-        train(*overrides, "optim.learning_rate=2e-3")
+    with pytest.raises(ValueError, match=r"optim\.learning_rate: 0\.002 -> 0\.003"):
+        train(*overrides, "optim.learning_rate=3e-3")
     assert (folder / "recipe.yaml").read_bytes() == before
 
 
@@ -187,7 +187,7 @@ def test_killed_and_started_again_equals_never_killed(finished: tuple[Path, list
 
 def test_ctrl_c_saves_and_says_how_to_go_on(overrides: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "shapes"
-    process = start([*overrides, "train.steps=100000", "train.checkpoint_every=100000", "tracking.enabled=false"])
+    process = start([*overrides, "train.steps=2000", "train.checkpoint_every=2000", "tracking.enabled=false"])
     wait_for_step(folder, 3, process)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     output = process.communicate(timeout=120)[0]
