@@ -26,6 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"clippy: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # no permission, no space, no such bucket: the message names the file
+        print(f"clippy: {error}", file=sys.stderr)
+        return 2
     except RuntimeError as error:
         if type(error).__name__ != "TrainingError":
             raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -226,15 +227,19 @@ def _measure(
     """Each unit's counts, in the order of units."""
     ray.data.DataContext.get_current().enable_progress_bars = False
     plan = ray.data.from_arrow(pa.Table.from_pylist([unit.__dict__ for unit in units]))
-    measured = plan.repartition(target_num_rows_per_block=1).map_batches(
-        _Worker,
-        fn_constructor_args=(model, data, labels, config),
-        batch_size=None,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=min(workers, len(units))),
-        num_cpus=1,
-        max_restarts=0,
-    )
+    with warnings.catch_warnings():
+        # Without max_restarts=0 Ray prints an error about arguments that a restarted actor could miss; given, it warns
+        # that only its named parameters will stay, and has no such name yet.
+        warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
+        measured = plan.repartition(target_num_rows_per_block=1).map_batches(
+            _Worker,
+            fn_constructor_args=(model, data, labels, config),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=min(workers, len(units))),
+            num_cpus=1,
+            max_restarts=0,
+        )
     results = [json.loads(row["result"]) for row in measured.take_all()]
     return sorted(results, key=lambda result: (SPLITS.index(result["split"]), result["first_row"]))
 

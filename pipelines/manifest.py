@@ -104,6 +104,8 @@ def load_manifest(data: DataConfig) -> Manifest | None:
         content = location.read_bytes()
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise DataError(f"data.url: {data.url} cannot be read: {error}") from None
     try:
         manifest = _from_parquet(content)
     except (pa.ArrowException, KeyError, TypeError, ValueError) as error:

@@ -63,6 +63,8 @@ def save_checkpoint(checkpoints: Location, state: TrainState, recipe: Recipe, ma
     destination = checkpoints / checkpoint_name(state.step)
     if checkpoints.is_local:
         Path(checkpoints.path).mkdir(parents=True, exist_ok=True)
+        for left_behind in Path(checkpoints.path).glob(".writing-*"):  # by a kill
+            shutil.rmtree(left_behind)
     staging = Path(tempfile.mkdtemp(prefix=".writing-", dir=checkpoints.path if checkpoints.is_local else None))
     try:
         _write(staging, state, recipe, manifest_digest)

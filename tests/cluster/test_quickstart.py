@@ -1,0 +1,28 @@
+"""The whole path in one call, with a model too small to learn anything, and again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cluster.quickstart import quickstart
+from tests.conftest import TINY
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_quickstart_goes_from_nothing_to_a_report_and_resumes(tmp_path: Path) -> None:
+    overrides = [*TINY, "train.steps=4", "eval.pictures=2"]
+    first = quickstart(str(tmp_path), overrides)
+    assert first.summary["status"] == "finished"
+    for name in ("object accuracy", "mIoU, things", "Jaccard, camouflage", "report.html"):
+        assert name in first.as_text()
+    page = Path(first.report)
+    assert page.read_text().count("<img") == 4
+    scenes = {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*.parquet")}
+
+    again = quickstart(str(tmp_path), overrides)
+    assert again.summary["resumed_from"] == 4
+    assert again.evaluation["segmentation"] == first.evaluation["segmentation"]
+    assert {path: path.stat().st_mtime_ns for path in scenes} == scenes
