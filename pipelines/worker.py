@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +69,9 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     try:
         return _train(job, events)
     except Exception as error:
-        ray.get(events.put.remote({"failure": _plain(error), "user_error": _user_error(error) is not None}))
+        mistake = _user_mistake(error)
+        sentence = mistake or f"{type(error).__name__}: {error}"
+        ray.get(events.put.remote({"failure": sentence, "user_error": mistake is not None}))
         raise
 
 
@@ -162,19 +165,10 @@ class _RankZeroReporter(_SilentReporter):
         return self._stop.is_set()
 
 
-def _user_error(error: BaseException | None) -> BaseException | None:
-    """The mistake of data or checkpoint behind an error that travelled through Ray, or None."""
-    while error is not None:
-        if isinstance(error, DataError | CheckpointError):
-            return error
-        error = getattr(error, "cause", None) or error.__cause__
-    return None
-
-
-def _plain(error: BaseException) -> str:
-    """The sentence of a user's mistake; of anything else its kind and message."""
-    mistake = _user_error(error)
-    if mistake is None:
-        return f"{type(error).__name__}: {error}"
-    cause = getattr(mistake, "cause", None)  # Ray's copy of an error carries the original
-    return str(cause if isinstance(cause, ValueError) else mistake)
+def _user_mistake(error: BaseException) -> str | None:
+    """The sentence of a mistake of data or checkpoint behind an error, or None."""
+    if isinstance(error, DataError | CheckpointError):
+        return str(error)
+    # From a task of Ray Data comes the text of an exception's traceback, not the exception.
+    found = re.search(rf"^{DataError.__module__}\.{DataError.__name__}: (.+)$", str(error), re.MULTILINE)
+    return found[1] if found else None
