@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from typing import TextIO
@@ -30,7 +31,8 @@ class Console:
         if not self.is_terminal:
             self.line(text)
             return
-        self._stream.write(f"\r\x1b[2K{text}")
+        width = shutil.get_terminal_size().columns  # a line that wrapped could not be taken back
+        self._stream.write(f"\r\x1b[2K{text[: width - 1]}")
         self._stream.flush()
         self._live = True
 

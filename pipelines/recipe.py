@@ -34,8 +34,10 @@ class LocationSection(Section):
         return options
 
 
-def _url(value: str) -> str:
+def _url(value: str | None) -> str | None:
     """``value`` itself, unless it is empty or carries a user name or password."""
+    if value is None:
+        return None
     if not value:
         raise ValueError("must name a folder or URL, not be empty")
     if "://" in value and "@" in urlsplit(value).netloc:
@@ -63,7 +65,7 @@ class DataConfig(LocationSection):
     prefetch_batches: int = Field(4, ge=1)
     """Units each worker fetches ahead of the step."""
 
-    _check_url = field_validator("url")(_url)
+    _check_urls = field_validator("url", "manifest")(_url)
 
 
 class OptimConfig(Section):
@@ -114,6 +116,8 @@ class EvalConfig(LocationSection):
     pictures: int = Field(12, ge=0)
     """Overlays drawn per split."""
 
+    _check_url = field_validator("url")(_url)
+
 
 class ScalingConfig(Section):
     """How many workers, what each needs, and which cluster."""
@@ -144,7 +148,7 @@ class TrackingConfig(Section):
             raise ValueError(
                 f"MLflow 3 keeps no runs in folders (got {uri!r}); use sqlite:///FILE or the http(s):// URL of a server"
             )
-        return _url(uri) if uri is not None else None
+        return _url(uri)
 
 
 class StorageConfig(LocationSection):
