@@ -55,7 +55,10 @@ class Tracker:
 
     def log(self, records: list[dict[str, Any]]) -> None:
         """Log metrics by step; steps that the run already has, from before a restart, are left out."""
-        self._tasks.put((self._log, [r for r in records if r["step"] > self._last_step]))
+        new = [record for record in records if record["step"] > self._last_step]
+        if new:
+            self._last_step = new[-1]["step"]
+            self._tasks.put((self._log, new))
 
     def log_values(self, values: dict[str, float], step: int) -> None:
         """Log further numbers at one step."""

@@ -77,6 +77,14 @@ def test_mlflow_has_one_run_with_parameters_metrics_dataset_and_files(finished: 
     assert {"recipe.yaml", "summary.json"} <= {f.path for f in client.list_artifacts(mlflow_run.info.run_id)}
 
 
+def mlflow_steps(folder: Path) -> list[int]:
+    from mlflow import MlflowClient
+
+    known = json.loads((folder / "run.json").read_text())
+    history = MlflowClient(known["mlflow_uri"]).get_metric_history(known["mlflow_run_id"], "train/loss")
+    return sorted(metric.step for metric in history)
+
+
 def test_the_same_command_again_changes_nothing(finished: tuple[Path, list[str]]) -> None:
     folder, overrides = finished
     before = losses(folder)
@@ -181,6 +189,7 @@ def test_killed_and_started_again_equals_never_killed(finished: tuple[Path, list
     assert again.returncode == 0, output
     assert ("resuming at step 5" in output) == has_checkpoint
     assert losses(folder) == losses(undisturbed)  # to the bit
+    assert mlflow_steps(folder) == list(range(1, 13))  # each step once, also those taken twice
     ours, theirs = (load_file(f / "checkpoints/step-00000012/model.safetensors") for f in (folder, undisturbed))
     assert ours.keys() == theirs.keys()
     assert all(ours[name].equal(theirs[name]) for name in ours)
