@@ -40,7 +40,7 @@ def prepare(recipe: Recipe, console: Console) -> Job:
     else:
         tokenizer = build_tokenizer(recipe.model.text, islice(_captions(recipe, manifest), VOCABULARY_CAPTIONS))
     _check_model(recipe, tokenizer)
-    job = make_job(recipe, manifest, tokenizer)
+    job = make_job(recipe.absolute(), manifest, tokenizer)
     if not folder.exists():
         create_run(folder, recipe, manifest, tokenizer.to_json())
     return job

@@ -201,6 +201,22 @@ class Recipe(Section):
         """The run's folder."""
         return f"{self.storage.url.rstrip('/')}/{self.name}"
 
+    def absolute(self) -> Recipe:
+        """The same recipe with folders of this machine as absolute paths: Ray's workers run in folders of their own."""
+
+        def anchor(url: str | None) -> str | None:
+            return url if url is None or "://" in url else str(Path(url).expanduser().absolute())
+
+        return self.model_copy(
+            update={
+                "data": self.data.model_copy(
+                    update={"url": anchor(self.data.url), "manifest": anchor(self.data.manifest)}
+                ),
+                "eval": self.eval.model_copy(update={"url": anchor(self.eval.url)}),
+                "storage": self.storage.model_copy(update={"url": anchor(self.storage.url)}),
+            }
+        )
+
     def differences(self, other: Recipe) -> list[str]:
         """'field: here -> there' for each field that decides the result and differs between the two."""
         mine, theirs = self.flat(), other.flat()

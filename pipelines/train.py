@@ -213,6 +213,8 @@ def _stop_on_signal(ask: Callable[[], None]) -> Iterator[None]:
 def _summarise(job: Job, heard: _Heard, seconds: float, tracker: Tracker | None) -> Summary:
     """The summary from what the newest checkpoint says, and from what was heard of this start."""
     recipe, manifest, step = job.recipe, job.source.manifest, job.resume_step()
+    if not step:
+        raise TrainingError(f"{recipe.run_url}: the run ended without a checkpoint")
     checkpoint = job.folder.checkpoints / checkpoint_name(step)
     saved = json.loads((checkpoint / STATE_FILE).read_text())["rows"]
     losses = [record["loss"] for record in job.folder.read_metrics()[-1:]]

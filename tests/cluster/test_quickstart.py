@@ -12,17 +12,18 @@ from tests.conftest import TINY
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_quickstart_goes_from_nothing_to_a_report_and_resumes(tmp_path: Path) -> None:
+def test_quickstart_goes_from_nothing_to_a_report_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # as on the command line, in a folder that Ray's workers are not in
     overrides = [*TINY, "train.steps=4", "eval.pictures=2"]
-    first = quickstart(str(tmp_path), overrides)
+    first = quickstart("here", overrides)
     assert first.summary["status"] == "finished"
     for name in ("object accuracy", "mIoU, things", "Jaccard, camouflage", "report.html"):
         assert name in first.as_text()
     page = Path(first.report)
     assert page.read_text().count("<img") == 4
-    scenes = {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*.parquet")}
+    scenes = {path: path.stat().st_mtime_ns for path in (tmp_path / "here" / "data").rglob("*.parquet")}
 
-    again = quickstart(str(tmp_path), overrides)
+    again = quickstart("here", overrides)
     assert again.summary["resumed_from"] == 4
     assert again.evaluation["segmentation"] == first.evaluation["segmentation"]
     assert {path: path.stat().st_mtime_ns for path in scenes} == scenes
