@@ -13,7 +13,6 @@ from functools import cached_property, lru_cache
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from clippy import images
@@ -157,7 +156,7 @@ def _read_group(source: Source, shard_index: int, group: int, names: Sequence[st
 _FOOTERS: OrderedDict[tuple[str, str], pq.FileMetaData] = OrderedDict()
 
 
-def _footer(digest: str, path: str, stream: pafs.FileSystem) -> pq.FileMetaData:
+def _footer(digest: str, path: str, stream: pa.NativeFile) -> pq.FileMetaData:
     """The shard's footer, kept for the next unit that this process reads from it."""
     key = (digest, path)
     if key in _FOOTERS:

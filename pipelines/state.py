@@ -25,10 +25,11 @@ from safetensors.torch import load_file, load_model, save_file
 
 from clippy.model import WEIGHTS_FILE, CLIPpy
 from pipelines.recipe import Recipe
+from pipelines.run_folder import RECIPE_FILE
 from pipelines.samples import CAUSES
 from pipelines.storage import Location
 
-STATE_FILE, OPTIMIZER_FILE, RECIPE_FILE = "state.json", "optimizer.safetensors", "recipe.yaml"
+STATE_FILE, OPTIMIZER_FILE = "state.json", "optimizer.safetensors"
 
 
 class CheckpointError(ValueError):

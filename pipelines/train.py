@@ -68,7 +68,6 @@ class _Heard:
     """What the driver has heard of the run."""
 
     resumed_from: int = 0
-    last: dict[str, Any] = field(default_factory=dict)
     failures: list[dict[str, Any]] = field(default_factory=list)
     steps: int = 0
     step_seconds: float = 0.0
@@ -95,8 +94,9 @@ def run(recipe: Recipe, console: Console | None = None) -> Summary:
             with ray_session(recipe.scaling):
                 _fit(job, console, tracker, heard)
         summary = _summarise(job, heard, time.monotonic() - started, tracker)
-        job.folder.write_json(SUMMARY_FILE, asdict(summary))
-        if tracker:
+        if heard.steps or not job.folder.read_json(SUMMARY_FILE):  # a finished run keeps the summary of its training
+            job.folder.write_json(SUMMARY_FILE, asdict(summary))
+        if tracker and heard.steps:
             tracker.log_text(json.dumps(asdict(summary), indent=2), SUMMARY_FILE)
         status = "FINISHED" if summary.status == "finished" else "KILLED"
     finally:
@@ -159,7 +159,7 @@ def _listen(events: Any, job: Job, console: Console, tracker: Tracker | None, he
     for event in ray.get(events.take.remote()):
         if "records" in event:
             last = event["records"][-1]
-            heard.last, seconds = last, len(event["records"]) * _step_seconds(job.recipe, last)
+            seconds = len(event["records"]) * _step_seconds(job.recipe, last)
             heard.steps += len(event["records"])
             heard.step_seconds += seconds
             heard.wait_seconds += last["data_wait_fraction"] * seconds

@@ -27,7 +27,7 @@ def test_counts_rows_that_are_samples(tmp_path: Path) -> None:
     status: list[object] = ["success"] * 8 + ["failed_to_download", None]
     captions: list[object] = ["c"] * 5 + [None] + ["c"] * 3 + [None]
     write(tmp_path, "00000.parquet", **shard(status=status, caption=captions))
-    write(tmp_path, "sub/00001.parquet".replace("sub/", ""), **shard(3, status=["success"] * 3))
+    write(tmp_path, "00001.parquet", **shard(3, status=["success"] * 3))
     manifest = build_manifest(DataConfig(url=str(tmp_path)))
     assert manifest.rows.tolist() == [4, 4, 2, 3]
     assert manifest.usable_rows.tolist() == [4, 3, 0, 3]

@@ -47,12 +47,12 @@ def test_rows_keep_their_picture_caption_and_key(tmp_path: Path) -> None:
         for key, pixels, ids in zip(unit["key"], unit["pixels"], unit["ids"], strict=True):
             shade = int(key[1:])
             assert np.abs(pixels.astype(int) - shade).max() <= 2
-            assert (ids == DECODING_IDS(str(shade))).all()
+            assert (ids == token_ids(str(shade))).all()
             seen[key] = True
     assert len(seen) == 12
 
 
-def DECODING_IDS(caption: str) -> np.ndarray:
+def token_ids(caption: str) -> np.ndarray:
     return build_tokenizer(TextConfig(tokenizer="bytes", max_tokens=12))([caption], width=12)[0]
 
 
