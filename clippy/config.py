@@ -65,6 +65,7 @@ class Section(BaseModel):
         yaml = YAML()
         yaml.width = 110
         yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
+        yaml.representer.add_representer(str, _represent_text)
         yaml.dump(_lists_inline(self.model_dump(mode="json")), stream)
         return stream.getvalue()
 
@@ -112,6 +113,11 @@ def nearest(name: str, candidates: Sequence[str]) -> str:
     """``; did you mean 'x'?`` for the closest candidate, or the empty string."""
     close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
     return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def _represent_text(representer: Any, text: str) -> Any:
+    """NEL is a line break to a YAML reader, yet ruamel writes it plain: only within double quotes is it escaped."""
+    return representer.represent_scalar("tag:yaml.org,2002:str", text, style='"' if "\x85" in text else None)
 
 
 def _lists_inline(value: Any) -> Any:

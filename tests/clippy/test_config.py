@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import Field
 
@@ -70,6 +70,9 @@ def test_mistakes_are_one_clear_line(text: str, overrides: list[str], expected: 
     assert any(expected in problem for problem in problems(text, *overrides))
 
 
+@example(Outer(title="a\x85b"))
+@example(Outer(title="\x85"))
+@example(Outer(title="\u2028 \ufeff\n x"))
 @given(st.builds(Outer, title=st.text(), count=st.integers(-(10**9), 10**9), flag=st.booleans()))
 def test_yaml_round_trip(outer: Outer) -> None:
     assert load(outer.to_yaml()) == outer
