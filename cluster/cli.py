@@ -8,6 +8,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from cluster.data import add_data_verbs
+from cluster.verbs import add_json, print_result, verb
+
 _OVERRIDES = "recipe fields to set, e.g. train.steps=200 model.image.pooling=cls"
 
 
@@ -46,117 +49,69 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(verbs)
     _add_report(verbs)
     _add_recipe(verbs)
-    _add_data(verbs)
+    add_data_verbs(verbs)
     return parser
 
 
-def _verb(verbs: Any, name: str, action: Callable[[argparse.Namespace], int | None], help: str) -> Any:
-    verb = verbs.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
-    verb.set_defaults(action=action)
-    return verb
-
-
-def _add_json(verb: Any) -> None:
-    verb.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
-
-
 def _add_quickstart(verbs: Any) -> None:
-    verb = _verb(verbs, "quickstart", _quickstart, "make data, train, evaluate and report, all in small; again resumes")
-    verb.add_argument("overrides", nargs="*", metavar="a.b=c", help=_OVERRIDES)
-    verb.add_argument(
+    command = verb(
+        verbs, "quickstart", _quickstart, "make data, train, evaluate and report, all in small; again resumes"
+    )
+    command.add_argument("overrides", nargs="*", metavar="a.b=c", help=_OVERRIDES)
+    command.add_argument(
         "--out", default="quickstart", metavar="FOLDER", help="folder for everything (default: quickstart)"
     )
-    _add_json(verb)
+    add_json(command)
 
 
 def _add_train(verbs: Any) -> None:
-    verb = _verb(verbs, "train", _train, "train as a recipe says; the same command again resumes")
-    verb.add_argument("recipe", metavar="RECIPE", help="a recipe's name (see: clippy recipe list) or a YAML file")
-    verb.add_argument("overrides", nargs="*", metavar="a.b=c", help=_OVERRIDES)
-    _add_json(verb)
+    command = verb(verbs, "train", _train, "train as a recipe says; the same command again resumes")
+    command.add_argument("recipe", metavar="RECIPE", help="a recipe's name (see: clippy recipe list) or a YAML file")
+    command.add_argument("overrides", nargs="*", metavar="a.b=c", help=_OVERRIDES)
+    add_json(command)
 
 
 def _add_evaluate(verbs: Any) -> None:
-    verb = _verb(verbs, "evaluate", _evaluate, "measure a trained model on a benchmark, beside trivial answers")
-    verb.add_argument(
+    command = verb(verbs, "evaluate", _evaluate, "measure a trained model on a benchmark, beside trivial answers")
+    command.add_argument(
         "checkpoint", metavar="CHECKPOINT", help="a run folder, one of its checkpoints, or a model folder"
     )
-    verb.add_argument("--benchmark", choices=["shapes"], help="default: the one that the run's recipe names")
-    verb.add_argument("--data", metavar="URL", help="the benchmark's data; default: as the run's recipe says")
-    verb.add_argument(
+    command.add_argument("--benchmark", choices=["shapes"], help="default: the one that the run's recipe names")
+    command.add_argument("--data", metavar="URL", help="the benchmark's data; default: as the run's recipe says")
+    command.add_argument(
         "--out", metavar="FOLDER", help="for numbers and pictures; default: evaluation/ in the run folder"
     )
-    verb.add_argument("--ray-address", metavar="ADDRESS", help="a running cluster; default: as the run's recipe says")
-    _add_json(verb)
+    command.add_argument(
+        "--ray-address", metavar="ADDRESS", help="a running cluster; default: as the run's recipe says"
+    )
+    add_json(command)
 
 
 def _add_report(verbs: Any) -> None:
-    verb = _verb(verbs, "report", _report, "write a run as one self-contained HTML page")
-    verb.add_argument("run", metavar="RUN", help="a run folder")
-    verb.add_argument("--out", metavar="FILE", help="default: report.html in the run folder")
-    _add_json(verb)
+    command = verb(verbs, "report", _report, "write a run as one self-contained HTML page")
+    command.add_argument("run", metavar="RUN", help="a run folder")
+    command.add_argument("--out", metavar="FILE", help="default: report.html in the run folder")
+    add_json(command)
 
 
 def _add_recipe(verbs: Any) -> None:
     actions = verbs.add_parser("recipe", help="list recipes, show one resolved").add_subparsers(
         title="commands", metavar="COMMAND", required=True
     )
-    verb = _verb(
+    command = verb(
         actions, "show", _recipe_show, "print a recipe with all defaults and overrides, as YAML that can be run"
     )
-    verb.add_argument("recipe", metavar="NAME")
-    verb.add_argument("overrides", nargs="*", metavar="a.b=c", help=_OVERRIDES)
-    _add_json(verb)
-    _add_json(_verb(actions, "list", _recipe_list, "names of the recipes that ship with the package"))
-
-
-def _add_data(verbs: Any) -> None:
-    actions = verbs.add_parser("data", help="make and index datasets").add_subparsers(
-        title="commands", metavar="COMMAND", required=True
-    )
-    verb = _verb(actions, "shapes", _data_shapes, "generate the shapes benchmark: captioned scenes and masks")
-    verb.add_argument("out", metavar="OUT", help="folder or s3:// URL")
-    verb.add_argument("--rows", type=int, default=8192, help="training scenes (default: 8192)")
-    verb.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default: 0)")
-    verb.add_argument("--workers", type=int, help="processes (default: one a core); the bytes do not depend on it")
-    verb.add_argument("--row-group-rows", type=int, default=32, help="rows of a Parquet row group (default: 32)")
-    verb.add_argument("--shard-rows", type=int, default=1024, help="rows of a shard (default: 1024)")
-    verb.add_argument("--image-size", type=int, default=64, help="pixels (default: 64)")
-    verb.add_argument(
-        "--background-correlation",
-        type=float,
-        default=0.5,
-        metavar="RHO",
-        help="how often a bird is on its own background in training; 0.5 is no shortcut (default: 0.5)",
-    )
-    verb.add_argument(
-        "--bird-background-caption-probability",
-        type=float,
-        default=0.5,
-        metavar="P",
-        help="how often a bird's caption names the background (default: 0.5)",
-    )
-    _add_json(verb)
-    verb = _verb(actions, "index", _data_index, "write the manifest of a Parquet dataset beside it")
-    verb.add_argument("url", metavar="URL", help="folder or s3:// URL of Parquet shards")
-    verb.add_argument("overrides", nargs="*", metavar="data.b=c", help="e.g. data.caption_column=alt data.manifest=URL")
-    _add_json(verb)
-
-
-def _print(values: Any, as_json: bool, text: str) -> None:
-    print(json.dumps(values, indent=2) if as_json else text)
-
-
-def _table(values: dict[str, Any]) -> str:
-    width = max(map(len, values))
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in values.items())
+    command.add_argument("recipe", metavar="NAME")
+    command.add_argument("overrides", nargs="*", metavar="a.b=c", help=_OVERRIDES)
+    add_json(command)
+    add_json(verb(actions, "list", _recipe_list, "names of the recipes that ship with the package"))
 
 
 def _quickstart(options: argparse.Namespace) -> None:
     from cluster.quickstart import quickstart
 
     results = quickstart(options.out, options.overrides)
-    _print(results.as_dict(), options.json, results.as_text())
+    print_result(results.as_dict(), options.json, results.as_text())
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -183,69 +138,27 @@ def _evaluate(options: argparse.Namespace) -> None:
         out=options.out,
         ray_address=options.ray_address,
     )
-    _print(evaluation.as_dict(), options.json, evaluation.as_text())
+    print_result(evaluation.as_dict(), options.json, evaluation.as_text())
 
 
 def _report(options: argparse.Namespace) -> None:
     from pipelines.report import write_report
 
     page = write_report(options.run, options.out)
-    _print({"report": page}, options.json, page)
+    print_result({"report": page}, options.json, page)
 
 
 def _recipe_show(options: argparse.Namespace) -> None:
     from pipelines.recipe import load_recipe
 
     recipe = load_recipe(options.recipe, options.overrides)
-    _print(recipe.model_dump(mode="json"), options.json, recipe.to_yaml().rstrip())
+    print_result(recipe.model_dump(mode="json"), options.json, recipe.to_yaml().rstrip())
 
 
 def _recipe_list(options: argparse.Namespace) -> None:
     from pipelines.recipe import recipe_names
 
-    _print(recipe_names(), options.json, "\n".join(recipe_names()))
-
-
-def _data_shapes(options: argparse.Namespace) -> None:
-    from pipelines.console import Console
-    from pipelines.shapes import generate
-    from pipelines.storage import locate
-
-    console, out = Console(), locate(options.out)
-    counts = generate(
-        out.path,
-        filesystem=out.filesystem,
-        rows=options.rows,
-        seed=options.seed,
-        workers=options.workers,
-        row_group_rows=options.row_group_rows,
-        shard_rows=options.shard_rows,
-        image_size=options.image_size,
-        background_correlation=options.background_correlation,
-        bird_background_caption_probability=options.bird_background_caption_probability,
-        progress=lambda done, total: console.count("scenes", done, total),
-    )
-    console.clear()
-    _print({"url": options.out, "rows": counts}, options.json, f"{options.out}\n{_table(counts)}")
-
-
-def _data_index(options: argparse.Namespace) -> None:
-    from clippy.config import ConfigError
-    from pipelines.console import Console
-    from pipelines.manifest import build_manifest, manifest_location
-    from pipelines.recipe import DataConfig
-
-    wrong = [o for o in options.overrides if not o.startswith("data.")]
-    if wrong:
-        raise ConfigError("clippy data index", [f"{o}: only data.* fields matter here" for o in wrong])
-    console = Console()
-    data = DataConfig.load(
-        "clippy data index", f"url: {json.dumps(options.url)}", [o.removeprefix("data.") for o in options.overrides]
-    )
-    summary = build_manifest(data, lambda done, total: console.count("shards", done, total)).summary()
-    console.clear()
-    summary = {"manifest": manifest_location(data).url, **summary}
-    _print(summary, options.json, _table(summary))
+    print_result(recipe_names(), options.json, "\n".join(recipe_names()))
 
 
 if __name__ == "__main__":

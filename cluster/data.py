@@ -1,0 +1,86 @@
+"""``clippy data``: make, import, index and look at datasets."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from cluster.verbs import add_json, print_result, table, verb
+
+
+def add_data_verbs(verbs: Any) -> None:
+    actions = verbs.add_parser("data", help="make and index datasets").add_subparsers(
+        title="commands", metavar="COMMAND", required=True
+    )
+    command = verb(actions, "shapes", _data_shapes, "generate the shapes benchmark: captioned scenes and masks")
+    command.add_argument("out", metavar="OUT", help="folder or s3:// URL")
+    command.add_argument("--rows", type=int, default=8192, help="training scenes (default: 8192)")
+    command.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default: 0)")
+    command.add_argument("--workers", type=int, help="processes (default: one a core); the bytes do not depend on it")
+    command.add_argument("--row-group-rows", type=int, default=32, help="rows of a Parquet row group (default: 32)")
+    command.add_argument("--shard-rows", type=int, default=1024, help="rows of a shard (default: 1024)")
+    command.add_argument("--image-size", type=int, default=64, help="pixels (default: 64)")
+    command.add_argument(
+        "--background-correlation",
+        type=float,
+        default=0.5,
+        metavar="RHO",
+        help="how often a bird is on its own background in training; 0.5 is no shortcut (default: 0.5)",
+    )
+    command.add_argument(
+        "--bird-background-caption-probability",
+        type=float,
+        default=0.5,
+        metavar="P",
+        help="how often a bird's caption names the background (default: 0.5)",
+    )
+    add_json(command)
+    command = verb(actions, "index", _data_index, "write the manifest of a Parquet dataset beside it")
+    command.add_argument("url", metavar="URL", help="folder or s3:// URL of Parquet shards")
+    command.add_argument(
+        "overrides", nargs="*", metavar="data.b=c", help="e.g. data.caption_column=alt data.manifest=URL"
+    )
+    add_json(command)
+
+
+def _data_shapes(options: argparse.Namespace) -> None:
+    from pipelines.console import Console
+    from pipelines.shapes import generate
+    from pipelines.storage import locate
+
+    console, out = Console(), locate(options.out)
+    counts = generate(
+        out.path,
+        filesystem=out.filesystem,
+        rows=options.rows,
+        seed=options.seed,
+        workers=options.workers,
+        row_group_rows=options.row_group_rows,
+        shard_rows=options.shard_rows,
+        image_size=options.image_size,
+        background_correlation=options.background_correlation,
+        bird_background_caption_probability=options.bird_background_caption_probability,
+        progress=lambda done, total: console.count("scenes", done, total),
+    )
+    console.clear()
+    print_result({"url": options.out, "rows": counts}, options.json, f"{options.out}\n{table(counts)}")
+
+
+def _data_index(options: argparse.Namespace) -> None:
+    from clippy.config import ConfigError
+    from pipelines.console import Console
+    from pipelines.manifest import build_manifest, manifest_location
+    from pipelines.recipe import DataConfig
+
+    wrong = [o for o in options.overrides if not o.startswith("data.")]
+    if wrong:
+        raise ConfigError("clippy data index", [f"{o}: only data.* fields matter here" for o in wrong])
+    console = Console()
+    data = DataConfig.load(
+        "clippy data index", f"url: {json.dumps(options.url)}", [o.removeprefix("data.") for o in options.overrides]
+    )
+    summary = build_manifest(data, lambda done, total: console.count("shards", done, total)).summary()
+    console.clear()
+    summary = {"manifest": manifest_location(data).url, **summary}
+    print_result(summary, options.json, table(summary))
