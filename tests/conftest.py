@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -101,6 +103,19 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server.kill()
         server.wait()
         log.close()
+
+
+@pytest.fixture(scope="session")
+def storage_proxy() -> ModuleType:
+    """``benchmarks/storage_proxy.py``: its ``start_proxy(endpoint, ...)`` puts latency and faults before a server."""
+    path = Path(__file__).parents[1] / "benchmarks" / "storage_proxy.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    return module
 
 
 def _wait_for(attempt: Callable[[], None], seconds: float = 30) -> None:

@@ -1,0 +1,121 @@
+"""A folder of this machine as a bucket of object storage on loopback: nginx where it is installed, else moto."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+BUCKET = "bucket"
+OPTIONS = "{{endpoint_url: '{endpoint}', anon: true, region: us-east-1}}"
+
+_NGINX = """
+daemon off;
+pid {scratch}/pid;
+error_log stderr error;
+worker_processes 1;
+events {{ worker_connections 4096; }}
+http {{
+  access_log off;
+  sendfile on;
+  tcp_nopush on;
+  keepalive_requests 1000000;
+  keepalive_timeout 600s;
+  open_file_cache max=20000;
+  client_body_temp_path {scratch}/body;
+  proxy_temp_path {scratch}/proxy;
+  fastcgi_temp_path {scratch}/fastcgi;
+  uwsgi_temp_path {scratch}/uwsgi;
+  scgi_temp_path {scratch}/scgi;
+  default_type binary/octet-stream;
+  server {{
+    listen 127.0.0.1:{port};
+    location /{bucket}/ {{ alias {folder}/; }}
+  }}
+}}
+"""
+
+
+@contextmanager
+def serve_folder(folder: Path) -> Iterator[str]:
+    """The endpoint at which ``s3://bucket/...`` holds what ``folder`` holds; needs no credentials."""
+    if shutil.which("nginx") or Path("/usr/sbin/nginx").exists():
+        with _nginx(folder) as endpoint:
+            yield endpoint
+    else:
+        with _moto(folder) as endpoint:
+            yield endpoint
+
+
+def storage_options(endpoint: str) -> str:
+    """The recipe override value for ``data.storage_options`` that reads from ``endpoint``."""
+    return OPTIONS.format(endpoint=endpoint)
+
+
+@contextmanager
+def _nginx(folder: Path) -> Iterator[str]:
+    """nginx knows byte ranges and HEAD, which is all of S3 that reading by a manifest needs; it cannot list."""
+    program = shutil.which("nginx") or "/usr/sbin/nginx"
+    with tempfile.TemporaryDirectory(prefix="nginx") as scratch:
+        port = _free_port()
+        config = Path(scratch) / "nginx.conf"
+        user = "user root;\n" if os.geteuid() == 0 else ""  # or it would read the files as nobody
+        config.write_text(
+            user + _NGINX.format(scratch=scratch, port=port, bucket=BUCKET, folder=folder.resolve()), encoding="utf-8"
+        )
+        with _process([program, "-p", scratch, "-e", "stderr", "-c", str(config)], port):
+            yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def _moto(folder: Path) -> Iterator[str]:
+    import pyarrow.fs as pafs
+
+    port = _free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with ExitStack() as stack:
+        log = stack.enter_context(tempfile.TemporaryFile())
+        stack.enter_context(_process(command, port, stderr=log))
+        bucket = pafs.S3FileSystem(
+            access_key="any",
+            secret_key="any",
+            endpoint_override=f"127.0.0.1:{port}",
+            scheme="http",
+            region="us-east-1",
+            allow_bucket_creation=True,
+        )
+        bucket.create_dir(BUCKET)
+        pafs.copy_files(str(folder), BUCKET, pafs.LocalFileSystem(), bucket)
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def _process(command: list[str], port: int, stderr: object = None) -> Iterator[None]:
+    """Run a server while the context lasts, from when it answers on its port."""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr) as process:  # type: ignore[call-overload]
+        try:
+            deadline = time.monotonic() + 30
+            while True:
+                try:
+                    socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                    break
+                except OSError:
+                    if process.poll() is not None or time.monotonic() > deadline:
+                        raise RuntimeError(f"no server on port {port}: {' '.join(command)}") from None
+                    time.sleep(0.05)
+            yield
+        finally:
+            process.terminate()
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
