@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import select
 import socket
 import struct
@@ -56,7 +57,7 @@ def start_proxy(
 
 
 def read_counts(url: str, *, reset: bool = False) -> dict[str, Any]:
-    """Requests by kind, ``requests`` in all, ``bytes`` of objects read, and ``faults`` by kind, since the last reset."""
+    """Since the last reset: requests by kind, ``requests`` in all, ``bytes`` of objects read, ``faults`` by kind."""
     request = urllib.request.Request(f"{url}/-/{'reset' if reset else 'counts'}", method="POST" if reset else "GET")
     with urllib.request.urlopen(request, timeout=30) as answer:
         return json.load(answer)
@@ -73,6 +74,8 @@ class Connection:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock = sock
         self._early = bytearray()
+        self._pipe: tuple[int, int] | None = None
+        self._buffer = memoryview(b"")
 
     def read_until(self, mark: bytes) -> bytes:
         """Up to and with ``mark``; empty if the other side closed before the first byte."""
@@ -94,21 +97,39 @@ class Connection:
             self._early += received
         return self._take(length)
 
-    def relay(self, length: int | None, target: socket.socket, buffer: memoryview) -> int:
+    def relay(self, length: int | None, target: socket.socket) -> int:
         """Send the next ``length`` bytes (None: all until the end) on to ``target``; returns how many."""
         early = self._take(len(self._early) if length is None else min(length, len(self._early)))
         target.sendall(early)
         done = len(early)
         while length is None or done < length:
-            wanted = _PIECE if length is None else min(_PIECE, length - done)
-            received = self.sock.recv_into(buffer[:wanted])
-            if not received and length is None:
+            moved = self._move(_PIECE if length is None else min(_PIECE, length - done), target)
+            if not moved and length is None:
                 return done
-            if not received:
+            if not moved:
                 raise ConnectionEnded
-            target.sendall(buffer[:received])
-            done += received
+            done += moved
         return done
+
+    def _move(self, most: int, target: socket.socket) -> int:
+        """Send on what has come, up to ``most`` bytes; 0 at the end."""
+        if not hasattr(os, "splice"):
+            self._buffer = self._buffer or memoryview(bytearray(_PIECE))
+            received = self.sock.recv_into(self._buffer[:most])
+            target.sendall(self._buffer[:received])
+            return received
+        self._pipe = self._pipe or os.pipe()  # through a pipe Linux moves pages, at a quarter of the CPU of a copy
+        received = left = os.splice(self.sock.fileno(), self._pipe[1], most)
+        while left:
+            left -= os.splice(self._pipe[0], target.fileno(), left)
+        return received
+
+    def close(self) -> None:
+        """Give everything back."""
+        self.sock.close()
+        for end in self._pipe or ():
+            os.close(end)
+        self._pipe = None
 
     def was_closed(self) -> bool:
         """Whether the other side hung up, or said something unasked, while nothing was under way."""
@@ -191,7 +212,7 @@ class Proxy:
             threading.Thread(target=self._serve_client, args=(client,), daemon=True).start()
 
     def _serve_client(self, sock: socket.socket) -> None:
-        client, upstream, buffer = Connection(sock), None, memoryview(bytearray(_PIECE))
+        client, upstream = Connection(sock), None
         try:
             while raw := client.read_until(b"\r\n\r\n"):
                 head = Head.parse(raw)
@@ -206,21 +227,21 @@ class Proxy:
                     client.sock.sendall(_error(fault, head.first[0]))
                     continue
                 if upstream is None or upstream.was_closed():
+                    if upstream is not None:
+                        upstream.close()
                     upstream = Connection(socket.create_connection(self._upstream))
                 upstream.sock.sendall(_without_expect(head) + body)
-                upstream = self._answer(client, upstream, head, fault, buffer)
+                upstream = self._answer(client, upstream, head, fault)
                 if not head.keeps_alive:
                     return
         except (OSError, ConnectionEnded):
             pass  # whichever side hung up, the other one is told by hanging up too
         finally:
-            sock.close()
+            client.close()
             if upstream is not None:
-                upstream.sock.close()
+                upstream.close()
 
-    def _answer(
-        self, client: Connection, upstream: Connection, request: Head, fault: str | None, buffer: memoryview
-    ) -> Connection | None:
+    def _answer(self, client: Connection, upstream: Connection, request: Head, fault: str | None) -> Connection | None:
         """Relay the answer, spoilt where a fault is due; gives the connection to use again, if it can be."""
         answer = Head.parse(upstream.read_until(b"\r\n\r\n") or _raise_ended())
         while answer.first[1].startswith("1"):
@@ -237,11 +258,11 @@ class Proxy:
         client.sock.sendall(answer.raw)
         if fault is not None:
             assert answer.length is not None
-            upstream.relay(answer.length // 2, client.sock, buffer)
+            upstream.relay(answer.length // 2, client.sock)
             if fault == "reset":
                 client.reset()
             raise ConnectionEnded
-        relayed = 0 if bare else _relay_body(upstream, client.sock, answer, buffer)
+        relayed = 0 if bare else _relay_body(upstream, client.sock, answer)
         if request.kind in _OBJECT_READS:
             with self._lock:
                 self._counts["bytes"] += relayed
@@ -249,7 +270,7 @@ class Proxy:
             raise ConnectionEnded  # the end of this body is the end of the connection
         if answer.keeps_alive:
             return upstream
-        upstream.sock.close()
+        upstream.close()
         return None
 
     def _count(self, kind: str) -> str | None:
@@ -303,9 +324,9 @@ def _chunks(source: Connection) -> Iterator[bytes]:
     yield line
 
 
-def _relay_body(source: Connection, target: socket.socket, head: Head, buffer: memoryview) -> int:
+def _relay_body(source: Connection, target: socket.socket, head: Head) -> int:
     if not head.is_chunked:
-        return source.relay(head.length, target, buffer)
+        return source.relay(head.length, target)
     relayed = 0
     for piece in _chunks(source):
         target.sendall(piece)
