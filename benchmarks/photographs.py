@@ -16,6 +16,7 @@ import os
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache, partial
 from importlib.resources import files
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from PIL import Image
 SIZES = ((1024, 768), (640, 480), (384, 256))
 """Width, height."""
 ROW_GROUP_ROWS = 256
-_SHARD_ROWS = 3 * ROW_GROUP_ROWS
+"""Also the rows of a shard: a plain reader that takes a shard at a time is given small ones."""
 _SUBJECTS = ("a temple by a lake", "a flower", "a portrait of an officer")
 
 
@@ -59,8 +60,8 @@ def make_photograph(seed: int, index: int) -> bytes:
     columns, rows = -(-width // 512), -(-height // 400)  # tiles that fit into every one of the photographs
     xs = np.linspace(0, width, columns + 1).astype(int).tolist()
     ys = np.linspace(0, height, rows + 1).astype(int).tolist()
-    for left, right in zip(xs, xs[1:], strict=False):
-        for top, bottom in zip(ys, ys[1:], strict=False):
+    for left, right in pairwise(xs):
+        for top, bottom in pairwise(ys):
             picture.paste(_crop(random, right - left, bottom - top), (left, top))
     brightness = random.uniform(0.8, 1.2)
     content = io.BytesIO()
@@ -94,10 +95,10 @@ def _photographs() -> list[Image.Image]:
 def _write_parquet(folder: Path, keys: list[str], captions: list[str], images: list[bytes]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     table = pa.table({"key": keys, "caption": captions, "image": pa.array(images, pa.large_binary())})
-    for shard, start in enumerate(range(0, len(table), _SHARD_ROWS)):
+    for shard, start in enumerate(range(0, len(table), ROW_GROUP_ROWS)):
         # A JPEG does not shrink any further.
         pq.write_table(
-            table.slice(start, _SHARD_ROWS),
+            table.slice(start, ROW_GROUP_ROWS),
             folder / f"{shard:05d}.parquet",
             row_group_size=ROW_GROUP_ROWS,
             compression="none",

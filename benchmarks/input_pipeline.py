@@ -1,0 +1,120 @@
+"""Images per second of the training stream against a limit and two peers, on the same photographs in the same run.
+
+    python benchmarks/input_pipeline.py [--sizes 224 448] [--rounds 3] [--only limit,ours] [--json]
+
+limit           a bare loop over the stream's decoder on rows in memory, one process a core
+ours            what a training reads: two workers that do nothing with their batches
+open_clip       open_clip's own webdataset loader with its own training transform, one worker a core
+plain_ray_data  ray.data.read_parquet, Pillow in map_batches, iter_batches
+ours_50ms       ours from object storage (nginx, or moto) on loopback, every request 50 ms late
+
+They run one after the other, each in a fresh process and alone, in turn for so many rounds; the figures are medians.
+Needs open_clip_torch and webdataset==0.2.86 for open_clip; uses nginx where it is installed. ``loaders.py`` says what
+exactly is timed, ``photographs.py`` what the pictures are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import loaders
+from photographs import write_photographs
+from servers import BUCKET, serve_folder, storage_options
+from storage_proxy import start_proxy
+
+from pipelines.console import Console
+
+NAMES = ("limit", "ours", "open_clip", "plain_ray_data", "ours_50ms")
+
+
+def main() -> None:
+    """Make the photographs, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[224, 448], help="pixels (default: 224 448)")
+    parser.add_argument("--rows", type=int, default=2304, help="photographs, read again and again (default: 2304)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=15, help="of each measurement (default: 15)")
+    parser.add_argument("--only", default=",".join(NAMES), help=f"some of {','.join(NAMES)}")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    names = options.only.split(",")
+    if unknown := set(names) - set(NAMES):
+        parser.error(f"--only: {', '.join(sorted(unknown))} is none of {', '.join(NAMES)}")
+    figures = measure(names, options.sizes, options.rows, options.rounds, options.seconds)
+    print(json.dumps(figures, indent=2) if options.json else table(figures, options))
+
+
+def measure(names: list[str], sizes: list[int], rows: int, rounds: int, seconds: float) -> dict[str, dict[str, float]]:
+    """Median images/s by size and name."""
+    console = Console()
+    found: dict[str, dict[str, list[float]]] = {str(size): {name: [] for name in names} for size in sizes}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="photographs")))
+        console.line(f"making {rows} photographs")
+        write_photographs(folder, rows)
+        alone(partial(loaders.make_job, str(folder / "parquet"), "{}", sizes[0], seconds, str(folder)))  # the manifest
+        endpoint = ""
+        if "ours_50ms" in names:
+            endpoint = stack.enter_context(
+                start_proxy(stack.enter_context(serve_folder(folder / "parquet")), delay_ms=50)
+            )
+        for round_ in range(rounds):
+            for size in sizes:
+                for name in names:
+                    speed = alone(loader(name, folder, endpoint, size, seconds))
+                    found[str(size)][name].append(speed)
+                    console.line(f"round {round_ + 1} of {rounds}, {size} pixels, {name}: {speed:.0f} images/s")
+    return {
+        size: {name: round(statistics.median(speeds), 1) for name, speeds in by_name.items()}
+        for size, by_name in found.items()
+    }
+
+
+def loader(name: str, folder: Path, endpoint: str, size: int, seconds: float) -> Callable[[], float]:
+    """The measurement of that name."""
+    if name == "ours":
+        return partial(loaders.ours, str(folder / "parquet"), "{}", size, seconds, str(folder))
+    if name == "ours_50ms":
+        return partial(loaders.ours, f"s3://{BUCKET}", storage_options(endpoint), size, seconds, str(folder))
+    return partial(getattr(loaders, name), folder, size, seconds)
+
+
+def alone(function: Callable[[], Any]) -> Any:
+    """The result of ``function`` in a fresh process."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function).result()
+
+
+def table(figures: dict[str, dict[str, float]], options: argparse.Namespace) -> str:
+    """A line for each name, a pair of columns for each size."""
+    lines = [
+        f"{options.rows} photographs of 1024 x 768, 640 x 480 and 384 x 256 pixels, a third each",
+        f"{os.cpu_count()} cores; images/s, median of {options.rounds}",
+        " " * 16 + "".join(f"{f'{size} pixels':>14}{'of limit':>10}" for size in figures),
+    ]
+    for name in next(iter(figures.values())):
+        cells = [f"{name:16}"]
+        for speeds in figures.values():
+            share = f"{speeds[name] / speeds['limit']:.2f}" if "limit" in speeds else ""
+            cells.append(f"{speeds[name]:14.0f}{share:>10}")
+        lines.append("".join(cells))
+    for size, speeds in figures.items():
+        for name, other in (("ours", "open_clip"), ("ours", "plain_ray_data"), ("ours_50ms", "ours")):
+            if {name, other} <= speeds.keys():
+                lines.append(f"{size} pixels: {name} is {speeds[name] / speeds[other]:.2f} times {other}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
