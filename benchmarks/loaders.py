@@ -27,8 +27,8 @@ _MOST_PER_SECOND = 4000 * CORES
 """More images than this are decoded nowhere; a run is planned for as many and stopped when its time is over."""
 
 
-def make_job(url: str, storage_options: str, image_size: int, seconds: float, scratch: str, steps: int = 0) -> Any:
-    """The job of a training on these rows that does not end by itself; indexes them if nobody did."""
+def make_job(url: str, storage_options: str, image_size: int, images: int, scratch: str) -> Any:
+    """The job of a training on so many images (0: an epoch) of these; indexes them if nobody did."""
     from clippy.tokens import build_tokenizer
     from pipelines import prepare
     from pipelines.console import Console
@@ -41,17 +41,19 @@ def make_job(url: str, storage_options: str, image_size: int, seconds: float, sc
         "model.text.tokenizer=bytes",
         f"optim.global_batch_size={GLOBAL_BATCH}",
         "optim.warmup_steps=0",
-        f"train.steps={steps or int(_MOST_PER_SECOND * (seconds + 10)) // GLOBAL_BATCH}",
         "scaling.resources_per_worker={CPU: 0}",  # they do nothing: every core decodes, as in the bare loop
         f"storage.url={scratch}",  # no run lies there, or the stream would go on from its checkpoint
     ]
     recipe = load_recipe("shapes", overrides)
-    return prepare.make_job(recipe, prepare.find_manifest(recipe, Console()), build_tokenizer(recipe.model.text))
+    manifest = prepare.find_manifest(recipe, Console())
+    steps = -(-(images or int(manifest.usable_rows.sum())) // GLOBAL_BATCH)
+    recipe = load_recipe("shapes", [*overrides, f"train.steps={steps}"])
+    return prepare.make_job(recipe, manifest, build_tokenizer(recipe.model.text))
 
 
 def limit(folder: Path, image_size: int, seconds: float) -> float:
     """A bare loop over ``decode_unit`` on rows that lie in memory already, in one process a core."""
-    job = make_job(str(folder / "parquet"), "{}", image_size, seconds, str(folder))
+    job = make_job(str(folder / "parquet"), "{}", image_size, GLOBAL_BATCH, str(folder))
     context = get_context("spawn")
     ready, rates = context.Barrier(CORES), context.Queue()
     units = max(CORES, job.source.plan.rows_per_epoch // job.source.unit_rows)
@@ -89,7 +91,7 @@ def ours(url: str, storage_options: str, image_size: int, seconds: float, scratc
 
     from pipelines.local_ray import ray_session
 
-    job = make_job(url, storage_options, image_size, seconds, scratch)
+    job = make_job(url, storage_options, image_size, int(_MOST_PER_SECOND * (seconds + 10)), scratch)
     with ray_session(job.recipe.scaling):
         shards = split_stream(job)
         log = ray.remote(num_cpus=0)(_Log).remote()
