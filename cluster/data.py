@@ -42,6 +42,15 @@ def add_data_verbs(verbs: Any) -> None:
         "overrides", nargs="*", metavar="data.b=c", help="e.g. data.caption_column=alt data.manifest=URL"
     )
     add_json(command)
+    command = verb(
+        actions, "bench", _data_bench, "run a recipe's input pipeline without its model, and say what bounds it"
+    )
+    command.add_argument("recipe", metavar="RECIPE", help="a recipe's name or a YAML file")
+    command.add_argument(
+        "overrides", nargs="*", metavar="a.b=c", help="recipe fields to set, e.g. scaling.num_workers=4"
+    )
+    command.add_argument("--batches", type=int, default=40, help="global batches to read (default: 40)")
+    add_json(command)
 
 
 def _data_shapes(options: argparse.Namespace) -> None:
@@ -91,3 +100,14 @@ def _data_index(options: argparse.Namespace) -> None:
 def _some(names: tuple[str, ...]) -> str:
     """How many, and the first few by name."""
     return f"{len(names)}" + (f": {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" if names else "")
+
+
+def _data_bench(options: argparse.Namespace) -> None:
+    from pipelines.recipe import load_recipe
+
+    recipe = load_recipe(options.recipe, options.overrides)
+    from pipelines.bench import bench
+    from pipelines.console import Console
+
+    result = bench(recipe, options.batches, Console())
+    print_result(result.as_dict(), options.json, result.as_text())

@@ -14,7 +14,7 @@ from torch import nn
 from clippy.gather import sum_over_workers
 from pipelines.columns import DataError
 from pipelines.recipe import Recipe
-from pipelines.samples import CAUSES, Work
+from pipelines.samples import CAUSES, Work, invalid_rows
 from pipelines.state import TrainState
 from pipelines.step import StepResult, to_device, train_step
 from pipelines.throughput import Throughput
@@ -102,16 +102,11 @@ def _check_invalid(state: TrainState, recipe: Recipe, rows_per_epoch: int) -> No
     seen, invalid = int(state.rows.sum()), int(state.rows[1:].sum())
     limit = recipe.data.max_invalid_fraction
     if invalid > limit * max(seen, min(rows_per_epoch, 10_000)):
-        by_cause = ", ".join(f"{cause} {n}" for cause, n in invalid_rows(state.rows).items())
+        by_cause = ", ".join(f"{cause} {n}" for cause, n in invalid_rows(state.rows.tolist()).items())
         raise DataError(
             f"data.max_invalid_fraction: {invalid} of {seen} rows so far are no usable pair ({by_cause}), more than "
             f"the {limit:g} allowed; mend the data or raise the limit"
         )
-
-
-def invalid_rows(rows: np.ndarray) -> dict[str, int]:
-    """Rows that were no usable pair, by cause."""
-    return {cause: int(n) for cause, n in zip(CAUSES[1:], rows[1:], strict=True) if n}
 
 
 class _Window:
@@ -181,7 +176,7 @@ class _Window:
             "first_batch_seconds": self._first_wait,
             "seconds_left": seconds / steps * (self._recipe.train.steps - state.step),
             "rows": int(state.rows.sum()),
-            "invalid_rows": invalid_rows(state.rows),
+            "invalid_rows": invalid_rows(state.rows.tolist()),
         }
         self._results = []
         self.restart()

@@ -40,7 +40,7 @@ def prepare(recipe: Recipe, console: Console) -> Job:
     if folder.exists():
         tokenizer = CaptionTokenizer.from_json(tokenizer_file.read_text(), recipe.model.text.max_tokens)
     else:
-        tokenizer = build_tokenizer(recipe.model.text, islice(_captions(datasets), VOCABULARY_CAPTIONS))
+        tokenizer = build_tokenizer(recipe.model.text, islice(captions(datasets), VOCABULARY_CAPTIONS))
     _check_model(recipe, tokenizer)
     job = make_job(recipe.absolute(), source, tokenizer)
     if not folder.exists():
@@ -95,7 +95,7 @@ def make_job(recipe: Recipe, source: Source, tokenizer: CaptionTokenizer) -> Job
     return Job(recipe, source, decoding)
 
 
-def _captions(datasets: tuple[Dataset, ...]) -> Iterator[str]:
+def captions(datasets: tuple[Dataset, ...]) -> Iterator[str]:
     """Captions of usable rows in file order, one dataset after the other."""
     for dataset in datasets:
         manifest, columns = dataset.manifest, dataset.manifest.columns
@@ -104,9 +104,9 @@ def _captions(datasets: tuple[Dataset, ...]) -> Iterator[str]:
             location = dataset.folder / name
             shard = open_shard(location, size)
             table = read_groups(shard, location, range(read_footer(shard, location).num_row_groups), names)
-            captions = table.filter(usable_mask(table, columns)).column(columns.caption)
-            for caption in captions.to_pylist():
-                yield from (text for text in caption if text) if is_list(captions.type) else (caption,)
+            column = table.filter(usable_mask(table, columns)).column(columns.caption)
+            for caption in column.to_pylist():
+                yield from (text for text in caption if text) if is_list(column.type) else (caption,)
 
 
 def _check_model(recipe: Recipe, tokenizer: CaptionTokenizer) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -29,6 +30,13 @@ from pipelines.storage import Location, locate
 VALID = "valid"
 CAUSES = (VALID, "null_image", "empty_caption", images.NOT_AN_IMAGE, images.TRUNCATED, images.TOO_LARGE)
 """What can become of a row; its index is the ``cause`` column of a decoded unit."""
+
+
+def invalid_rows(counts: Sequence[int]) -> dict[str, int]:
+    """Rows that were no usable pair, by cause, from the rows of each of CAUSES."""
+    return {cause: n for cause, n in zip(CAUSES[1:], counts[1:], strict=True) if n}
+
+
 _CROP_NUMBERS = 40
 """Four numbers for each of ten tries, as torchvision's RandomResizedCrop makes them."""
 
@@ -118,10 +126,10 @@ def read_unit(source: Source, unit: int) -> pa.Table:
 def decode_unit(table: pa.Table, decoding: Decoding) -> dict[str, np.ndarray]:
     """Arrays of one unit: pixels uint8 (rows, size, size, 3), ids int32 (rows, tokens), and one number a row.
 
-    These are unit, key, cause, image_bytes (encoded), read_seconds and decode_seconds (each row's share). A row
-    without a pair has zero pixels and the ids of an empty caption.
+    These are unit, key, cause, image_bytes (encoded), read_seconds and decode_seconds (of a core; each row's
+    share). A row without a pair has zero pixels and the ids of an empty caption.
     """
-    started = time.perf_counter()
+    started = time.thread_time()
     size = decoding.image_size
     pixels = np.empty((len(table), size, size, 3), dtype=np.uint8)
     causes = np.zeros(len(table), dtype=np.int8)
@@ -140,7 +148,7 @@ def decode_unit(table: pa.Table, decoding: Decoding) -> dict[str, np.ndarray]:
         "ids": _tokenizer(decoding.tokenizer_json, decoding.max_tokens)(captions, width=decoding.max_tokens),
         "image_bytes": lengths.to_numpy().astype(np.int64),
         "read_seconds": table.column("read_seconds").to_numpy(),
-        "decode_seconds": np.full(len(table), (time.perf_counter() - started) / len(table), np.float32),
+        "decode_seconds": np.full(len(table), (time.thread_time() - started) / len(table), np.float32),
     }
 
 

@@ -101,7 +101,7 @@ def summarise(job: Job, heard: Heard, seconds: float, mlflow: tuple[str, str] | 
         invalid_rows={cause: n for cause, n in saved.items() if n and cause != CAUSES[0]},
         excluded_rows=source.excluded,
         seconds=seconds,
-        **_input_figures(heard),
+        **_input_figures(heard, source.unit_rows),
         checkpoint=checkpoint.url,
         manifest_digest=source.digest,
         mlflow_uri=mlflow[0] if mlflow else None,
@@ -109,7 +109,7 @@ def summarise(job: Job, heard: Heard, seconds: float, mlflow: tuple[str, str] | 
     )
 
 
-def _input_figures(heard: Heard) -> dict[str, Any]:
+def _input_figures(heard: Heard, unit_rows: int) -> dict[str, Any]:
     """The summary's fields on the input pipeline; null where nothing was trained in this start."""
     done, budget = heard.throughput, heard.budget
     if done is None or budget is None:
@@ -124,7 +124,7 @@ def _input_figures(heard: Heard) -> dict[str, Any]:
         done.decode_share(budget.decode_cores),
         heard.object_store_peak_bytes,
         budget.limit_bytes,
-        verdict(done, budget.decode_cores, wait),
+        verdict(done, budget.decode_cores, unit_rows, wait),
     )
     return dict(zip(_INPUT_FIELDS, figures, strict=True))
 

@@ -65,9 +65,15 @@ class Throughput:
         }
 
 
-def verdict(throughput: Throughput, cores: float, data_wait_fraction: float | None = None) -> str:
+_UNITS_PER_CORE = 8
+"""Ray needs some hundredths of a second for a unit of any size: at more units a second than this, it shows."""
+
+
+def verdict(throughput: Throughput, cores: float, unit_rows: int, data_wait_fraction: float | None = None) -> str:
     """What bounds the input, and what to change. ``data_wait_fraction`` is the trainers' share of time without data."""
     share = throughput.decode_share(cores)
+    units = throughput.images_per_second / unit_rows
+    read, decode = (s / throughput.images * 1e3 for s in (throughput.read_seconds, throughput.decode_seconds))
     if data_wait_fraction is not None and data_wait_fraction < 0.1:
         return f"the model is the limit: workers wait for data {data_wait_fraction:.0%} of the time"
     if share > 0.7:
@@ -75,11 +81,15 @@ def verdict(throughput: Throughput, cores: float, data_wait_fraction: float | No
             f"decoding is the limit: {cores:g} cores are {share:.0%} busy with it; add CPU nodes, or store smaller "
             "images (clippy data import --max-short-side)"
         )
-    if throughput.read_seconds > 2 * throughput.decode_seconds:
+    if units > _UNITS_PER_CORE * cores:
         return (
-            f"reading is the limit: {throughput.read_seconds / throughput.images * 1e3:.1f} ms an image against "
-            f"{throughput.decode_seconds / throughput.images * 1e3:.1f} ms to decode; bring the data nearer, or use "
-            "row groups no larger than a worker's batch"
+            f"the size of units is the limit: {units:.0f} a second of {unit_rows} rows; a larger "
+            "optim.global_batch_size makes larger ones"
+        )
+    if read > 2 * decode:
+        return (
+            f"reading is the limit: {read:.1f} ms an image against {decode:.1f} ms to decode; bring the data nearer, "
+            "or use row groups no larger than a worker's batch"
         )
     return (
         f"neither decoding ({share:.0%} of {cores:g} cores) nor reading is the limit: the stream waits for its "
