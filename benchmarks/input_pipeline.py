@@ -58,6 +58,10 @@ def main() -> None:
 def measure(names: list[str], sizes: list[int], rows: int, rounds: int, seconds: float) -> dict[str, dict[str, float]]:
     """Median images/s by size and name."""
     console = Console()
+    if (load := os.getloadavg()[0]) > 0.25 * loaders.CORES:
+        console.line(
+            f"this machine is busy (load {load:.1f}): whatever else runs takes from some figures, not from all"
+        )
     found: dict[str, dict[str, list[float]]] = {str(size): {name: [] for name in names} for size in sizes}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="photographs")))

@@ -45,10 +45,10 @@ def make_job(url: str, storage_options: str, image_size: int, images: int, scrat
         f"storage.url={scratch}",  # no run lies there, or the stream would go on from its checkpoint
     ]
     recipe = load_recipe("shapes", overrides)
-    manifest = prepare.find_manifest(recipe, Console())
-    steps = -(-(images or int(manifest.usable_rows.sum())) // GLOBAL_BATCH)
-    recipe = load_recipe("shapes", [*overrides, f"train.steps={steps}"])
-    return prepare.make_job(recipe, manifest, build_tokenizer(recipe.model.text))
+    datasets = prepare.find_datasets(recipe, Console())
+    images = images or sum(int(dataset.manifest.usable_rows.sum()) for dataset in datasets)
+    recipe = load_recipe("shapes", [*overrides, f"train.steps={-(-images // GLOBAL_BATCH)}"])
+    return prepare.make_job(recipe, prepare.make_source(recipe, datasets), build_tokenizer(recipe.model.text))
 
 
 def limit(folder: Path, image_size: int, seconds: float) -> float:
@@ -70,8 +70,11 @@ def limit(folder: Path, image_size: int, seconds: float) -> float:
 
 
 def _decode_for(job: Any, units: range, seconds: float, ready: Any, rates: Any) -> None:
+    import torch
+
     from pipelines.samples import decode_unit, read_unit
 
+    torch.set_num_threads(1)  # there is one process for each core
     tables = [read_unit(job.source, unit) for unit in units]
     decode_unit(tables[0], job.decoding)  # imports and first touch are not the loop
     ready.wait()
@@ -124,10 +127,10 @@ def _consume(job: Any, shard: Any, rank: int, log: Any) -> None:
 
 def split_stream(job: Any) -> list[Any]:
     """The job's dataset, split over its workers as Ray Train splits it."""
-    import ray
+    from pipelines.budget import cluster_budget, execution_options
 
     dataset = job.dataset()
-    dataset.context.execution_options = ray.data.ExecutionOptions(preserve_order=True)
+    dataset.context.execution_options = execution_options(cluster_budget(job.recipe, job.source, job.decoding))
     return dataset.streaming_split(job.recipe.scaling.num_workers, equal=True)
 
 

@@ -35,7 +35,7 @@ from servers import BUCKET, serve_folder, storage_options
 from storage_proxy import read_counts, start_proxy
 
 from pipelines.console import Console
-from pipelines.recipe import DataConfig
+from pipelines.recipe import DatasetConfig
 
 GROUPS = 39
 IMAGE_SIZE = 224
@@ -68,12 +68,12 @@ def main() -> None:
 
 def measure(folder: Path, shards: int, delay_ms: float) -> dict[str, Any]:
     """All figures of a dataset of so many shards."""
-    from pipelines.manifest import build_manifest
+    from pipelines.index import index_dataset
 
     console = Console()
     make_shards(folder, shards)
     started = time.perf_counter()
-    build_manifest(DataConfig(url=str(folder)), lambda done, total: console.count("shards indexed", done, total))
+    index_dataset(DatasetConfig(url=str(folder)), lambda done, total: console.count("shards indexed", done, total))
     index_seconds = time.perf_counter() - started
     console.line(f"indexed {shards} shards of this disk in {index_seconds:.1f} s")
     with serve_folder(folder) as server, start_proxy(server, delay_ms=delay_ms) as endpoint:
