@@ -30,7 +30,7 @@ from typing import Any
 
 import loaders
 from photographs import write_photographs
-from servers import BUCKET, serve_folder, storage_options
+from servers import BUCKET, clean_up_when_terminated, serve_folder, storage_options
 from storage_proxy import start_proxy
 
 from pipelines.console import Console
@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(NAMES), help=f"some of {','.join(NAMES)}")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    clean_up_when_terminated()
     names = options.only.split(",")
     if unknown := set(names) - set(NAMES):
         parser.error(f"--only: {', '.join(sorted(unknown))} is none of {', '.join(NAMES)}")

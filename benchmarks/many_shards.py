@@ -31,7 +31,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from photographs import ROW_GROUP_ROWS, make_photograph
 from PIL import Image
-from servers import BUCKET, serve_folder, storage_options
+from servers import BUCKET, clean_up_when_terminated, serve_folder, storage_options
 from storage_proxy import read_counts, start_proxy
 
 from pipelines.console import Console
@@ -53,6 +53,7 @@ def main() -> None:
         url, endpoint, started = options.first_batch
         print(json.dumps(first_batch(url, endpoint, float(started))))
         return
+    clean_up_when_terminated()
     results = {}
     for shards in options.shards:
         with tempfile.TemporaryDirectory(prefix="shards") as folder:

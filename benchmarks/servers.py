@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -14,7 +15,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 BUCKET = "bucket"
-OPTIONS = "{{endpoint_url: '{endpoint}', anon: true, region: us-east-1}}"
 
 _NGINX = """
 daemon off;
@@ -54,9 +54,14 @@ def serve_folder(folder: Path) -> Iterator[str]:
             yield endpoint
 
 
+def clean_up_when_terminated() -> None:
+    """Let SIGTERM end this program as Ctrl-C does: servers stopped, folders removed."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+
+
 def storage_options(endpoint: str) -> str:
     """The recipe override value for ``data.storage_options`` that reads from ``endpoint``."""
-    return OPTIONS.format(endpoint=endpoint)
+    return f"{{endpoint_url: '{endpoint}', anon: true, region: us-east-1}}"
 
 
 @contextmanager
