@@ -36,11 +36,57 @@ def add_data_verbs(verbs: Any) -> None:
         help="how often a bird's caption names the background (default: 0.5)",
     )
     add_json(command)
+    _add_import(actions)
     command = verb(actions, "index", _data_index, "write the manifest of a Parquet dataset beside it")
     command.add_argument("url", metavar="URL", help="folder or s3:// URL of Parquet shards")
     command.add_argument(
         "overrides", nargs="*", metavar="data.b=c", help="e.g. data.caption_column=alt data.manifest=URL"
     )
+    add_json(command)
+
+
+def _add_import(actions: Any) -> None:
+    command = verb(actions, "import", _data_import, "bring pairs of any usual form into our Parquet; again resumes")
+    command.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="folder, file, URL or brace pattern of webdataset tars, Parquet, CSV, TSV, JSONL, or images and captions",
+    )
+    command.add_argument("dest", metavar="DEST", help="folder or URL for the Parquet")
+    command.add_argument(
+        "--format", choices=["wds", "parquet", "csv", "tsv", "jsonl", "files"], help="default: as the files' names tell"
+    )
+    for what, also in (
+        ("image", "member of a tar"),
+        ("caption", "member, or field of its JSON"),
+        ("key", "JSON field"),
+    ):
+        command.add_argument(
+            f"--{what}-column", metavar="NAME", help=f"column, or {also}; default: found by the usual names"
+        )
+    command.add_argument("--row-group-rows", type=int, help="rows of every row group but the last (default: 256)")
+    command.add_argument("--shard-mib", type=float, help="size of a shard, about (default: 256)")
+    command.add_argument("--shuffle", type=int, metavar="SEED", help="shuffle all rows; default: the source's order")
+    command.add_argument("--deduplicate", action="store_true", help="of the same image bytes, keep the first row")
+    command.add_argument(
+        "--max-short-side", type=int, metavar="PIXELS", help="make larger images smaller; others keep their bytes"
+    )
+    command.add_argument("--quality", type=int, help="JPEG quality of images made smaller (default: 92)")
+    command.add_argument(
+        "--no-verify", dest="verify", action="store_false", help="read image headers only, do not decode to the end"
+    )
+    command.add_argument(
+        "--skip-broken-files", action="store_true", help="leave out files that cannot be read, and report them"
+    )
+    for name, what in (("--storage-option", "SOURCE"), ("--dest-storage-option", "DEST")):
+        command.add_argument(
+            name,
+            action="append",
+            default=[],
+            metavar="NAME=VALUE",
+            help=f"how {what} is opened, e.g. endpoint_url=http://host:9000 or anon=true; may be repeated",
+        )
+    command.add_argument("--ray-address", metavar="ADDRESS", help="a running cluster; default: start Ray here")
     add_json(command)
 
 
@@ -84,3 +130,23 @@ def _data_index(options: argparse.Namespace) -> None:
     console.clear()
     summary = {"manifest": manifest_location(data).url, **summary}
     print_result(summary, options.json, table(summary))
+
+
+def _data_import(options: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from pipelines.import_config import ImportConfig
+
+    fields = {name: value for name, value in vars(options).items() if name in ImportConfig.model_fields}
+    overrides = [f"{name}={json.dumps(value)}" for name, value in fields.items() if value is not None]
+    overrides += [f"storage_options.{option}" for option in options.storage_option]
+    overrides += [f"dest_storage.storage_options.{option}" for option in options.dest_storage_option]
+    config = ImportConfig.load("clippy data import", "{}", overrides)  # refused before Ray is imported
+    from pipelines.ingest import import_dataset
+
+    summary = asdict(import_dataset(config, ray_address=options.ray_address))
+    rejects = ", ".join(f"{cause} {count:,}" for cause, count in summary["rejects"].items())
+    text = table(
+        {**summary, "rejects": rejects or "none", "broken_files": ", ".join(summary["broken_files"]) or "none"}
+    )
+    print_result(summary, options.json, text)
