@@ -146,7 +146,8 @@ def _data_import(options: argparse.Namespace) -> None:
 
     summary = asdict(import_dataset(config, ray_address=options.ray_address))
     rejects = ", ".join(f"{cause} {count:,}" for cause, count in summary["rejects"].items())
-    text = table(
-        {**summary, "rejects": rejects or "none", "broken_files": ", ".join(summary["broken_files"]) or "none"}
+    broken = ", ".join(summary["broken_files"])
+    shown = {name: value for name, value in summary.items() if name != "options"}
+    print_result(
+        summary, options.json, table({**shown, "rejects": rejects or "none", "broken_files": broken or "none"})
     )
-    print_result(summary, options.json, text)

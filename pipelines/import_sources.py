@@ -124,7 +124,8 @@ def _tell_format(config: ImportConfig, root: Location, kinds: dict[Format, list[
     """The one format that can be meant. img2dataset keeps a Parquet without images beside its tars and files."""
     tables = [kind for kind in kinds if kind not in ("wds", "files") and kinds[kind]]
     useful = [kind for kind in tables if has_images(config, root / kinds[kind][0].name, kind)]
-    candidates: list[Format] = (["wds"] if kinds["wds"] else []) + useful
+    tars: list[Format] = ["wds"] if kinds["wds"] else []
+    candidates = tars + useful
     if len(candidates) > 1:
         described = " and ".join(f"{len(kinds[kind])} {kind}" for kind in candidates)
         raise DataError(f"source: {config.source} holds {described} files; say which with --format {candidates[0]}")
