@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import simplejpeg
 
 from clippy.images import decode_rgb, read_header, resize_short_side, verify_image
@@ -16,7 +17,7 @@ def check_image(image: bytes, max_short_side: int | None, quality: int, verify: 
     if max_short_side is not None:
         header = read_header(image)
         if min(header.width, header.height) > max_short_side:
-            picture = resize_short_side(decode_rgb(image), max_short_side)
+            picture = np.ascontiguousarray(resize_short_side(decode_rgb(image), max_short_side))
             return simplejpeg.encode_jpeg(picture, quality, "RGB", "420"), picture.shape[1], picture.shape[0]
     header = verify_image(image) if verify else read_header(image)
     return image, header.width, header.height

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -235,7 +236,8 @@ def write_every_mistake(folder: Path) -> dict[str, tuple[str, str]]:
     from webdataset import TarWriter
 
     bomb = picture(0, kind="PNG")
-    bomb = bomb[:16] + (20_000).to_bytes(4, "big") + (20_000).to_bytes(4, "big") + bomb[24:]
+    header = b"IHDR" + 2 * (20_000).to_bytes(4, "big") + bomb[24:29]  # says that it is 20,000 pixels wide and high
+    bomb = bomb[:12] + header + zlib.crc32(header).to_bytes(4, "big") + bomb[33:]
     with TarWriter(str(folder / "wds" / "00001.tar")) as writer:
         writer.write({"__key__": "a", "jpg": picture(1)})
         writer.write({"__key__": "b", "txt": "no image"})
