@@ -43,6 +43,15 @@ def add_data_verbs(verbs: Any) -> None:
         "overrides", nargs="*", metavar="data.b=c", help="e.g. data.caption_column=alt data.manifest=URL"
     )
     add_json(command)
+    command = verb(
+        actions, "bench", _data_bench, "run a recipe's input pipeline without its model, and say what bounds it"
+    )
+    command.add_argument("recipe", metavar="RECIPE", help="a recipe's name or a YAML file")
+    command.add_argument(
+        "overrides", nargs="*", metavar="a.b=c", help="recipe fields to set, e.g. scaling.num_workers=4"
+    )
+    command.add_argument("--batches", type=int, default=40, help="global batches to read (default: 40)")
+    add_json(command)
 
 
 def _add_import(actions: Any) -> None:
@@ -116,20 +125,38 @@ def _data_shapes(options: argparse.Namespace) -> None:
 def _data_index(options: argparse.Namespace) -> None:
     from clippy.config import ConfigError
     from pipelines.console import Console
-    from pipelines.manifest import build_manifest, manifest_location
-    from pipelines.recipe import DataConfig
+    from pipelines.index import index_dataset
+    from pipelines.manifest import manifest_location
+    from pipelines.recipe import DatasetConfig
 
     wrong = [o for o in options.overrides if not o.startswith("data.")]
     if wrong:
         raise ConfigError("clippy data index", [f"{o}: only data.* fields matter here" for o in wrong])
     console = Console()
-    data = DataConfig.load(
+    data = DatasetConfig.load(
         "clippy data index", f"url: {json.dumps(options.url)}", [o.removeprefix("data.") for o in options.overrides]
     )
-    summary = build_manifest(data, lambda done, total: console.count("shards", done, total)).summary()
+    index = index_dataset(data, lambda done, total: console.count("shards", done, total))
     console.clear()
-    summary = {"manifest": manifest_location(data).url, **summary}
-    print_result(summary, options.json, table(summary))
+    summary = {"manifest": manifest_location(data).url, **index.summary()}
+    named = {name: _some(getattr(index, name)) for name in ("added", "changed", "vanished")}
+    print_result(summary, options.json, table({**summary, **named}))
+
+
+def _some(names: tuple[str, ...]) -> str:
+    """How many, and the first few by name."""
+    return f"{len(names)}" + (f": {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" if names else "")
+
+
+def _data_bench(options: argparse.Namespace) -> None:
+    from pipelines.recipe import load_recipe
+
+    recipe = load_recipe(options.recipe, options.overrides)
+    from pipelines.bench import bench
+    from pipelines.console import Console
+
+    result = bench(recipe, options.batches, Console())
+    print_result(result.as_dict(), options.json, result.as_text())
 
 
 def _data_import(options: argparse.Namespace) -> None:
@@ -148,6 +175,5 @@ def _data_import(options: argparse.Namespace) -> None:
     rejects = ", ".join(f"{cause} {count:,}" for cause, count in summary["rejects"].items())
     broken = ", ".join(summary["broken_files"])
     shown = {name: value for name, value in summary.items() if name != "options"}
-    print_result(
-        summary, options.json, table({**shown, "rejects": rejects or "none", "broken_files": broken or "none"})
-    )
+    shown |= {"rejects": rejects or "none", "broken_files": broken or "none"}
+    print_result(summary, options.json, table(shown))

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from pipelines.columns import DataError
-from pipelines.storage import Location, locate
+from pipelines.storage import Location, explain, locate
 
 FETCHES = 16
 """Files that a task fetches at a time."""
@@ -28,6 +28,11 @@ def open_location(url: str, options: dict[str, Any]) -> Location:
 @lru_cache(maxsize=64)
 def _open_bucket(url: str, options: tuple[tuple[str, Any], ...]) -> Location:
     return locate(url, dict(options))
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, in one line."""
+    return explain(error) or (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def fetch_files(
@@ -54,7 +59,7 @@ def _fetch(path: str, folders: Sequence[str], options: dict[str, Any]) -> bytes 
         except OSError as error:
             if location.is_local and location.filesystem.get_file_info(location.path).is_file is False:
                 continue  # a folder, or a name that no file can have
-            raise DataError(f"{url}: cannot be read: {str(error).splitlines()[0]}") from None
+            raise DataError(f"{url}: cannot be read: {reason(error)}") from None
     return f"{path} does not exist"
 
 

@@ -10,7 +10,7 @@ import pyarrow.fs as pafs
 
 from pipelines.columns import DataError
 from pipelines.import_config import Format, ImportConfig
-from pipelines.import_fetch import open_location
+from pipelines.import_fetch import open_location, reason
 from pipelines.import_rows import IMAGE_EXTENSIONS
 from pipelines.import_tables import has_images
 from pipelines.storage import Location
@@ -109,7 +109,7 @@ def _list(config: ImportConfig) -> tuple[Location, list[pafs.FileInfo], bool]:
                 inside = places[0].filesystem.get_file_info(pafs.FileSelector(info.path, recursive=True))
                 files += [entry for entry in inside if entry.type == pafs.FileType.File]
     except OSError as error:
-        raise DataError(f"source: {config.source} cannot be listed: {str(error).splitlines()[0]}") from None
+        raise DataError(f"source: {config.source} cannot be listed: {reason(error)}") from None
     is_folder = len(names) == 1 and infos[0].type == pafs.FileType.Directory
     root = config.source if is_folder else config.source.partition("{")[0].rpartition("/")[0] or "/"
     return open_location(root, config.storage_options), files, len(names) == 1 and not is_folder

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from pipelines.columns import DataError
 from pipelines.import_config import ImportConfig
-from pipelines.import_fetch import FETCHES, open_location
+from pipelines.import_fetch import FETCHES, open_location, reason
 from pipelines.import_parts import Part, cut_parts
 from pipelines.import_shards import read_table
 from pipelines.import_sources import SourceListing, list_source
@@ -101,7 +101,7 @@ def _check_free(config: ImportConfig, dest: Location) -> None:
     try:
         found = dest.filesystem.get_file_info(pafs.FileSelector(dest.path, recursive=True, allow_not_found=True))
     except OSError as error:
-        raise DataError(f"dest: {config.dest} cannot be listed: {str(error).splitlines()[0]}") from None
+        raise DataError(f"dest: {config.dest} cannot be listed: {reason(error)}") from None
     other = next((i.path for i in found if i.path.endswith(".parquet") and f"/{STAGING_FOLDER}/" not in i.path), None)
     if other is not None:
         raise DataError(f"dest: {config.dest} holds Parquet of another origin, {other}; choose an empty DEST")
@@ -136,7 +136,7 @@ def _read_json(location: Location) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise DataError(f"dest: {location.url} cannot be read: {str(error).splitlines()[0]}") from None
+        raise DataError(f"dest: {location.url} cannot be read: {reason(error)}") from None
 
 
 def _write_table(location: Location, table: pa.Table) -> None:

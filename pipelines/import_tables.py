@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from pipelines.columns import IMAGE_NAMES, DataError
 from pipelines.import_config import Format, ImportConfig
-from pipelines.import_fetch import fetch_files
+from pipelines.import_fetch import fetch_files, reason
 from pipelines.import_rows import CAPTION_FIELDS, KEY_FIELDS, MISSING_FILE, NULL_IMAGE, STATUS, SourceRow, pick
 from pipelines.storage import Location
 
@@ -134,7 +134,7 @@ def open_parquet(location: Location) -> Iterator[pq.ParquetFile]:
         ):
             yield file
     except (pa.ArrowException, OSError) as error:
-        raise TableError(f"{location.url}: not a readable Parquet file: {str(error).splitlines()[0]}") from None
+        raise TableError(f"{location.url}: not a readable Parquet file: {reason(error)}") from None
 
 
 def parquet_columns(file: pq.ParquetFile, config: ImportConfig, name: str) -> TableColumns:
@@ -233,7 +233,7 @@ def iterate_records(location: Location, format: Format) -> Iterator[tuple[int, d
     except UnicodeDecodeError as error:
         raise TableError(f"{location.url}: not text in UTF-8: {error}") from None
     except (csv.Error, pa.ArrowException, OSError) as error:
-        raise TableError(f"{location.url}: cannot be read: {str(error).splitlines()[0]}") from None
+        raise TableError(f"{location.url}: cannot be read: {reason(error)}") from None
 
 
 def _json_lines(lines: io.TextIOWrapper) -> Iterator[dict[str, Any] | None]:

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from pipelines.columns import DataError
 from pipelines.import_config import ImportConfig
+from pipelines.import_fetch import reason
 from pipelines.import_rows import SourceRow, row_from_members, wanted_member
 from pipelines.storage import Location
 
@@ -36,7 +37,7 @@ def tar_rows(location: Location, name: str, config: ImportConfig) -> Iterator[So
         with location.filesystem.open_input_stream(location.path, compression, _BUFFER) as stream:
             yield from _samples(stream, name, config)
     except (tarfile.TarError, pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{location.url}: not a whole tar file: {str(error).splitlines()[0]}") from None
+        raise DataError(f"{location.url}: not a whole tar file: {reason(error)}") from None
 
 
 def _samples(stream: Any, name: str, config: ImportConfig) -> Iterator[SourceRow]:

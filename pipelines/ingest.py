@@ -31,9 +31,10 @@ from pipelines.import_rows import DUPLICATE
 from pipelines.import_shards import Shard, make_shards, read_duplicates, shard_name, write_rejects, write_shard
 from pipelines.import_stage import StagedPart, stage_part
 from pipelines.import_state import SUMMARY_FILE, ImportJob, open_job, read_staged, read_summary
+from pipelines.index import index_dataset
 from pipelines.local_ray import ray_session
-from pipelines.manifest import Manifest, build_manifest
-from pipelines.recipe import DataConfig, ScalingConfig
+from pipelines.manifest import Manifest
+from pipelines.recipe import DatasetConfig, ScalingConfig
 
 REJECTS_FILE = "_rejects.parquet"
 _ITEMS = 256
@@ -179,7 +180,8 @@ def _finish(
 
 
 def _index(job: ImportJob) -> Manifest:
-    return build_manifest(DataConfig(url=job.config.dest, storage_options=job.config.dest_storage.storage_options))
+    options = job.config.dest_storage.storage_options
+    return index_dataset(DatasetConfig(url=job.config.dest, storage_options=options)).manifest
 
 
 def _remove_leftovers(job: ImportJob) -> None:

@@ -228,6 +228,10 @@ def test_listings_of_files_and_lists_of_captions(tmp_path: Path) -> None:
         table = read(tmp_path / f"out-{name}")
         assert (table.column("key").to_pylist(), table.column("caption").to_pylist()) == (keys, captions)
         assert table.column("image").to_pylist() == [picture(i, kind="PNG") for i in range(6)]
+    assert run(tmp_path / "a.jsonl", tmp_path / "lists").rows_written == 6
+    table = read(tmp_path / "lists")
+    assert table.schema.field("caption").type == pa.list_(pa.string())
+    assert table.column("caption").to_pylist() == [[f"{i}", "also"] if i % 2 else [f"{i}"] for i in range(6)]
 
 
 def write_every_mistake(folder: Path) -> dict[str, tuple[str, str]]:
