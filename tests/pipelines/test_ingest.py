@@ -473,3 +473,40 @@ def test_killed_at_random_and_started_again_equals_never_killed(larger: Path, tm
         "_manifest.parquet",
         "_rejects.parquet",
     ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nowhere", "out"], "nowhere does not exist; name a folder"),
+        (["{3..1}.tar", "out"], "counts down; write {1..3}"),
+        (
+            ["x", "out", "--row-group-rows", "0"],
+            "row_group_rows (from the command line): must be greater than 0 (got 0)",
+        ),
+        (["x", "out", "--storage-option", "secret=1"], "credentials do not belong"),
+        (["x", "out", "--dest-storage-option", "anon"], "must have the form"),
+        (["s3://", "out"], "names no bucket"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    clippy_command: Callable[..., subprocess.CompletedProcess[str]], arguments: list[str], sentence: str
+) -> None:
+    result = clippy_command("data", "import", *arguments)
+    assert result.returncode == 2, result.stderr
+    assert sentence in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not Path("out").exists()
+
+
+def test_the_command_prints_its_summary_as_json(
+    tars: Path, tmp_path: Path, clippy_command: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    arguments = ("data", "import", f"{tars}/00000.tar", str(tmp_path / "out"), "--max-short-side", "32")
+    first = clippy_command(*arguments, "--json")
+    summary = json.loads(first.stdout)
+    assert (summary["rows_read"], summary["rows_written"], summary["resized"]) == (20, 20, 20), first.stderr
+    assert "images/s" in first.stderr
+    again = clippy_command(*arguments)
+    assert "imported already" in again.stderr
+    assert f"manifest_digest  {summary['manifest_digest']}" in again.stdout
