@@ -45,7 +45,7 @@ def write_data_card(inspection: Inspection, out: str) -> str:
 
 def _sections(inspection: Inspection) -> list[str]:
     sample = inspection.sample
-    charts = "".join(_chart(title, values, edge) for title, values, edge in histograms(sample))
+    charts = "".join(_chart(title, values, edge) for title, values, edge in histograms(inspection))
     sections = [
         _section("What to change", _advice(inspection.advice, sample.image_size)),
         _section(
@@ -208,12 +208,15 @@ def _schema(inspection: Inspection) -> str:
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table, nothing where it has no rows."""
-    lines = "".join(
-        "<tr>" + "".join(f'<td dir="auto">{_text(cell, 1200)}</td>' for cell in row) + "</tr>" for row in rows
-    )
+    lines = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     heading = "".join(f"<th>{_text(name)}</th>" for name in head)
     body = f"<table><thead><tr>{heading}</tr></thead><tbody>{lines}</tbody></table>"
     return f'<div class="scroll">{body}</div>' if lines else ""
+
+
+def _cell(text: str) -> str:
+    short = ' class="short"' if len(text) <= 24 else ""
+    return f'<td dir="auto"{short}>{_text(text, 1200)}</td>'
 
 
 # Captions come from strangers: they are escaped, and the policy keeps the page from running or loading anything.

@@ -88,7 +88,7 @@ def _storage(data: DataConfig, layout: Layout) -> Iterator[Advice]:
     rows, stored = layout.row_group_rows, layout.row_group_bytes
     if layout.manifest != "current":
         why = {
-            "missing": "There is no manifest, so each run would read the footers of all shards before it starts",
+            "missing": "There is no manifest, so the first training would read all footers before it starts",
             "stale": "The manifest is not of the shards that lie here now, and training refuses changed shards",
             "unreadable": "The manifest cannot be used as it is, and training would stop at it",
         }[layout.manifest]

@@ -27,7 +27,7 @@ def as_text(inspection: Inspection) -> str:
         _titled("Dataset", pairs(dataset_facts(inspection.layout))),
         _titled("Columns", _schema(inspection.layout)),
         _titled(sample_title(inspection.sample), pairs(sample_facts(inspection))),
-        _beside([_histogram(title, values, edge) for title, values, edge in histograms(inspection.sample)]),
+        _beside([_histogram(title, values, edge) for title, values, edge in histograms(inspection)]),
     ]
     if inspection.imported:
         parts.append(_titled("Import", pairs(import_facts(inspection.imported))))
@@ -121,16 +121,22 @@ def import_facts(imported: Mapping[str, Any]) -> dict[str, str]:
     return facts | {f"refused: {cause}": f"{n:,}" for cause, n in rejects.items()}
 
 
-def histograms(sample: Sample) -> list[tuple[str, Distribution, Callable[[float], str]]]:
+def histograms(inspection: Inspection) -> list[tuple[str, Distribution, Callable[[float], str]]]:
     """Title, values and how to write the edge of a bin, for each distribution there is."""
+    sample = inspection.sample
     named: list[tuple[str, Distribution | None, Callable[[float], str]]] = [
         ("Short side, pixels", sample.short_side, short_number),
         ("Width : height", sample.aspect_ratio, "{:.2f}".format),
-        ("Bytes of an image", sample.image_bytes, lambda value: bytes_text(value).replace(".0 ", " ")),
+        ("Bytes of an image", sample.image_bytes, _bytes_edge),
         ("Caption, characters", sample.caption_characters, short_number),
         ("Caption, words", sample.caption_words, short_number),
+        ("Bytes of a row group", inspection.layout.row_group_bytes, _bytes_edge),
     ]
     return [(title, values, edge) for title, values, edge in named if values is not None]
+
+
+def _bytes_edge(value: float) -> str:
+    return bytes_text(value).replace(".0 ", " ")
 
 
 def spread(values: Distribution, text: Callable[[float], str]) -> str:
