@@ -33,14 +33,18 @@ def distribution(
 ) -> Distribution | None:
     """The distribution of ``values``, None if there are none; ``edges`` that leave values out are widened to hold them.
 
-    Without ``edges``, bins double in width where the values span more than a factor of 16, and are equal elsewhere;
-    their edges are round numbers of ``unit``.
+    Without ``edges`` the values are counts, and the edges round numbers of ``unit``: bins double in width where the
+    values span more than a factor of 16, and are equal elsewhere.
     """
     array = np.asarray(values, dtype=np.float64)
     if not len(array):
         return None
     low, high = float(array.min()), float(array.max())
-    bins = _around(list(edges), low, high) if edges is not None else [edge * unit for edge in _nice_edges(low / unit, high / unit)]
+    bins = (
+        _around(list(edges), low, high)
+        if edges is not None
+        else [edge * unit for edge in _nice_edges(low / unit, high / unit, 1 if unit == 1 else 0.1)]
+    )
     counts, _ = np.histogram(array, bins)
     p05, median, p95 = (float(value) for value in np.quantile(array, (0.05, 0.5, 0.95)))
     return Distribution(len(array), low, p05, median, p95, high, tuple(bins), tuple(counts.tolist()))
@@ -57,8 +61,8 @@ def _around(edges: list[float], low: float, high: float) -> list[float]:
     return edges[first : last + 1]
 
 
-def _nice_edges(low: float, high: float) -> list[float]:
-    """Edges for values that are all at least 0."""
+def _nice_edges(low: float, high: float, least: float) -> list[float]:
+    """Edges for values that are all at least 0, ``least`` apart or more."""
     if high > 16 * max(low, 1):
         factor = 2
         first = 2 ** math.floor(math.log2(low)) if low >= 1 else 1
@@ -70,11 +74,9 @@ def _nice_edges(low: float, high: float) -> list[float]:
             edges.append(float(edge))
             edge *= factor
         return [*edges, float(edge)]
-    width = max((high - low) / (_MOST_BINS - 2), 1e-9)
+    width = max((high - low) / (_MOST_BINS - 2), least)
     power = 10.0 ** math.floor(math.log10(width))
     step = next(power * nice for nice in (1, 2, 5, 10) if power * nice >= width * (1 - 1e-9))
-    if float(low).is_integer() and float(high).is_integer():
-        step = max(step, 1.0)  # counts: no bin between two whole numbers
     first_index = math.floor(low / step + 1e-9)
     last_index = math.floor(high / step + 1e-9) + 1
     return [round(index * step, 9) for index in range(first_index, last_index + 1)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from pipelines.columns import DataError
 from pipelines.distribution import Distribution, distribution
 from pipelines.manifest import Manifest, build_manifest, load_manifest, missing_shard
 from pipelines.recipe import DataConfig
-from pipelines.storage import Location, locate
+from pipelines.storage import locate
 
 ManifestState = Literal["current", "missing", "stale", "unreadable"]
 
@@ -174,10 +175,8 @@ def read_import(data: DataConfig, examples: int = 10) -> dict[str, Any] | None:
     """
     folder = locate(data.url, data.storage_options)
     found: dict[str, Any] = {}
-    try:
+    with suppress(OSError, ValueError):  # not there, or not ours
         found["summary"] = json.loads((folder / "_import.json").read_text())
-    except (OSError, ValueError):
-        pass  # not ours, or not written by import
     try:
         with folder.filesystem.open_input_file((folder / "_rejects.parquet").path) as stream:
             table = pq.read_table(stream, columns=["key", "cause", "source", "message"])

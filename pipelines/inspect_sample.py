@@ -10,12 +10,14 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from PIL import Image
 
 from clippy import images
@@ -159,12 +161,12 @@ def read_rows(
     """
     if not picks:
         return []
-    images.decode_image(_warm_up_image(), image_size)  # imports and tables are made at the first call
     largest = float(_estimated_group_bytes(manifest)[[pick.group for pick in picks]].max())
     threads = int(np.clip(_MEMORY_BYTES / max(largest, 1), 2, 16))
     rows: list[Row] = []
-    with warnings.catch_warnings(), ThreadPoolExecutor(max_workers=threads) as pool:
+    with _one_core_each(), warnings.catch_warnings(), ThreadPoolExecutor(max_workers=threads) as pool:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        images.decode_image(_warm_up_image(), image_size)  # tables are made at the first call, which is not counted
 
         def read(pick: Pick) -> list[Row]:
             table_rows = _read_pick(data, manifest, pick, footers)
@@ -175,6 +177,17 @@ def read_rows(
             if progress:
                 progress(done, len(picks))
     return rows
+
+
+@contextmanager
+def _one_core_each() -> Iterator[None]:
+    """Within, a picture is decoded by the thread that asks for it alone, so that its time is what one core takes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _warm_up_image() -> bytes:
