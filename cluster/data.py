@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 from cluster.verbs import add_json, print_result, table, verb
@@ -109,6 +110,8 @@ def _data_inspect(options: argparse.Namespace) -> None:
     from pipelines.inspect_data import inspect_data
     from pipelines.inspect_text import as_text
 
+    if options.html and os.path.isdir(options.html):
+        raise ValueError(f"--html: {options.html} is a folder; name a file in it, such as data_card.html")
     console, data = Console(), _data_config("clippy data inspect", options)
     inspection = inspect_data(data, options.sample_rows, options.image_size, options.html is not None, console.count)
     console.clear()

@@ -118,7 +118,7 @@ def _storage(data: DataConfig, layout: Layout) -> Iterator[Advice]:
         yield Advice(
             "tiny_shards",
             False,
-            f"Half of the {layout.shards:,} shards are smaller than {bytes_text(layout.shard_bytes.median)}; below "
+            f"The median of the {layout.shards:,} shards is {bytes_text(layout.shard_bytes.median)} large; below "
             f"{bytes_text(MIN_SHARD_BYTES)} the requests cost more than the bytes, so write fewer and larger ones.",
             import_command(data, ""),
         )
@@ -126,7 +126,7 @@ def _storage(data: DataConfig, layout: Layout) -> Iterator[Advice]:
         yield Advice(
             "tiny_row_groups",
             False,
-            f"Half of the {layout.row_groups:,} row groups hold fewer than {rows.median + 1:.0f} rows and "
+            f"The median of the {layout.row_groups:,} row groups holds {rows.median:.0f} rows and "
             f"{bytes_text(stored.median)}; each is a request of its own, so write at least {MIN_GROUP_ROWS} rows or "
             f"{bytes_text(MIN_GROUP_BYTES)} into each.",
             import_command(data, "--row-group-rows 256"),

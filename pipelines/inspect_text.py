@@ -127,16 +127,12 @@ def histograms(inspection: Inspection) -> list[tuple[str, Distribution, Callable
     named: list[tuple[str, Distribution | None, Callable[[float], str]]] = [
         ("Short side, pixels", sample.short_side, short_number),
         ("Width : height", sample.aspect_ratio, "{:.2f}".format),
-        ("Bytes of an image", sample.image_bytes, _bytes_edge),
+        ("Bytes of an image", sample.image_bytes, bytes_text),
         ("Caption, characters", sample.caption_characters, short_number),
         ("Caption, words", sample.caption_words, short_number),
-        ("Bytes of a row group", inspection.layout.row_group_bytes, _bytes_edge),
+        ("Bytes of a row group", inspection.layout.row_group_bytes, bytes_text),
     ]
     return [(title, values, edge) for title, values, edge in named if values is not None]
-
-
-def _bytes_edge(value: float) -> str:
-    return bytes_text(value).replace(".0 ", " ")
 
 
 def spread(values: Distribution, text: Callable[[float], str]) -> str:

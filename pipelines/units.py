@@ -4,13 +4,13 @@ from __future__ import annotations
 
 
 def bytes_text(number: float) -> str:
-    """'812 B', '3.1 MiB', '431 GiB'."""
+    """'812 B', '3.1 MiB', '8 MiB', '431 GiB'."""
     size, unit = float(number), "B"
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if size < 1024 or unit == "TiB":
             break
         size /= 1024
-    return f"{size:.0f} {unit}" if unit == "B" or size >= 99.95 else f"{size:.1f} {unit}"
+    return f"{size:.0f} {unit}" if size >= 99.95 else f"{size:.1f}".removesuffix(".0") + f" {unit}"
 
 
 def short_number(number: float) -> str:
@@ -22,11 +22,11 @@ def short_number(number: float) -> str:
 
 
 def percent(share: float) -> str:
-    """'12 %', '0.3 %'; never 0 or 100 for what is only close to it."""
+    """'12 %', '0.3 %', '99.9 %'; never 0 or 100 for what is only close to it."""
     value = 100 * share
     if value in (0, 100) or 10 <= value < 99.5:
         return f"{value:.0f} %"
-    return f"{min(value, 99.9):.1f} %" if value >= 0.1 else "< 0.1 %"
+    return f"{min(value, 99.9):.1f}".removesuffix(".0") + " %" if value >= 0.1 else "< 0.1 %"
 
 
 def share_text(part: float, whole: float) -> str:

@@ -153,6 +153,16 @@ def test_stored_orientation_is_applied(tmp_path: Path) -> None:
     assert [(row.width, row.height) for row in inspect(tmp_path).rows] == [(30, 60)]
 
 
+def test_hugging_face_layout_is_understood(tmp_path: Path) -> None:
+    images = [{"bytes": picture(), "path": "a.jpg"}, {"bytes": None, "path": "b.jpg"}, None]
+    write(tmp_path, "train.parquet", {"image": pa.array(images), "text": ["a", "b", "c"]})
+    found = inspect(tmp_path)
+    assert found.sample.causes == {"valid": 1, "null_image": 2}
+    assert found.sample.failure_keys == {"null_image": ["train.parquet:0:1", "train.parquet:0:2"]}
+    assert [column.role for column in found.layout.schema] == ["image", "caption"]
+    assert found.layout.largest_image_column_bytes > len(picture())
+
+
 def test_sample_is_spread_and_always_the_same(tmp_path: Path) -> None:
     for shard in range(4):
         write(tmp_path, f"{shard}.parquet", rows(200, 200 * shard), row_group_rows=10)
@@ -485,6 +495,7 @@ def test_mistakes_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
         ([str(tmp_path / "nowhere")], "does not exist"),
         ([str(tmp_path / "empty")], "no Parquet file"),
         ([str(tmp_path / "empty"), "train.steps=3"], "only data.* fields"),
+        ([str(tmp_path / "empty"), "--html", str(tmp_path)], "is a folder"),
     ):
         assert main(["data", "inspect", *arguments]) == 2
         printed = capsys.readouterr()
