@@ -13,7 +13,8 @@ import numpy as np
 from pipelines.distribution import Distribution
 from pipelines.inspect_advice import Advice
 from pipelines.inspect_data import Inspection
-from pipelines.inspect_sample import Row, Sample
+from pipelines.inspect_rows import Row
+from pipelines.inspect_sample import Sample
 from pipelines.inspect_text import (
     bin_labels,
     dataset_facts,

@@ -12,7 +12,8 @@ from typing import Any
 from pipelines.columns import DataError
 from pipelines.inspect_advice import Advice, advise
 from pipelines.inspect_layout import Layout, describe_layout, find_manifest, read_footers, read_import
-from pipelines.inspect_sample import Row, Sample, pick_rows, read_rows, summarize
+from pipelines.inspect_rows import Row, pick_rows, read_rows
+from pipelines.inspect_sample import Sample, summarize
 from pipelines.recipe import DataConfig
 
 SAMPLE_ROWS = 512

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -177,15 +178,20 @@ def read_import(data: DataConfig, examples: int = 10) -> dict[str, Any] | None:
     found: dict[str, Any] = {}
     with suppress(OSError, ValueError):  # not there, or not ours
         found["summary"] = json.loads((folder / "_import.json").read_text())
+    counts: Counter[str] = Counter()
     try:
-        with folder.filesystem.open_input_file((folder / "_rejects.parquet").path) as stream:
-            table = pq.read_table(stream, columns=["key", "cause", "source", "message"])
-    except (OSError, pa.ArrowException, KeyError):
+        with (
+            folder.filesystem.open_input_file((folder / "_rejects.parquet").path) as stream,
+            pq.ParquetFile(stream) as file,
+        ):
+            for batch in file.iter_batches(columns=["cause"]):  # there may be millions
+                counts.update(str(cause) for cause in batch.column("cause").to_pylist())
+            first = next(file.iter_batches(examples, columns=["key", "cause", "source", "message"]), None)
+    except (OSError, pa.ArrowException, KeyError):  # not there, or not ours
         return found or None
-    counts = {entry["values"]: entry["counts"] for entry in table.column("cause").value_counts().to_pylist()}
-    found["rejects"] = {str(cause): n for cause, n in sorted(counts.items(), key=lambda item: -item[1])}
+    found["rejects"] = dict(counts.most_common())
     found["reject_examples"] = [
         {name: None if value is None else str(value)[:300] for name, value in row.items()}
-        for row in table.slice(0, examples).to_pylist()
+        for row in (first.to_pylist() if first is not None else [])
     ]
     return found

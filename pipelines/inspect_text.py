@@ -110,15 +110,23 @@ def _hours(seconds: float) -> str:
 
 def import_facts(imported: Mapping[str, Any]) -> dict[str, str]:
     """What ``clippy data import`` did, as names and values to show."""
-    summary, facts = imported.get("summary"), {}
-    if isinstance(summary, dict):
-        facts = {
-            str(name).replace("_", " "): f"{value:,}" if isinstance(value, int) else str(value)
-            for name, value in summary.items()
-            if isinstance(value, (str, int, float)) and not isinstance(value, bool)
-        }
+    summary = imported.get("summary")
+    facts = {}
+    for name, value in summary.items() if isinstance(summary, dict) else ():
+        shown = _import_value(value)
+        if shown is not None and name != "rejects":
+            facts[str(name).replace("_", " ")] = shown
     rejects: dict[str, int] = imported.get("rejects", {})
     return facts | {f"refused: {cause}": f"{n:,}" for cause, n in rejects.items()}
+
+
+def _import_value(value: Any) -> str | None:
+    """A value of the import's summary in short, None for what would fill a page."""
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.1f}"
+    return value if isinstance(value, str) else None
 
 
 def histograms(inspection: Inspection) -> list[tuple[str, Distribution, Callable[[float], str]]]:

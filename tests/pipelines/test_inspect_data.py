@@ -25,7 +25,7 @@ from pipelines.distribution import distribution
 from pipelines.inspect_advice import advise
 from pipelines.inspect_data import Inspection, inspect_data
 from pipelines.inspect_layout import Column
-from pipelines.inspect_sample import pick_rows
+from pipelines.inspect_rows import pick_rows
 from pipelines.inspect_text import as_text
 from pipelines.manifest import Manifest, build_manifest
 from pipelines.recipe import DataConfig
