@@ -162,14 +162,15 @@ def _figure(row: Row) -> str:
 
 def _chart(title: str, values: Distribution, edge: Callable[[float], str]) -> str:
     """Horizontal bars, one a bin, as an SVG in the colours of the page."""
-    row, left, width = 20, 118, 200
-    most = max(values.counts)
+    labels, most = bin_labels(values, edge), max(values.counts)
+    row, left = 20, 20 + 6.2 * max(map(len, labels))
+    width = 320 - left  # leaves room for the count
     bars = []
-    for i, (label, count) in enumerate(zip(bin_labels(values, edge), values.counts, strict=True)):
+    for i, (label, count) in enumerate(zip(labels, values.counts, strict=True)):
         length, y = max(width * count / most, 1.5 if count else 0), i * row
         bars.append(
-            f'<text x="{left - 8}" y="{y + 14}" text-anchor="end">{_text(label)}</text>'
-            f'<rect x="{left}" y="{y + 3}" width="{length:.1f}" height="{row - 5}" rx="2"/>'
+            f'<text x="{left - 8:.1f}" y="{y + 14}" text-anchor="end">{_text(label)}</text>'
+            f'<rect x="{left:.1f}" y="{y + 3}" width="{length:.1f}" height="{row - 5}" rx="2"/>'
             f'<text class="count" x="{left + length + 6:.1f}" y="{y + 14}">{count:,}</text>'
         )
     quantiles = f"median {edge(values.median)}, 5 % below {edge(values.p05)}, 5 % above {edge(values.p95)}"

@@ -29,22 +29,18 @@ class Distribution:
 
 
 def distribution(
-    values: Sequence[float] | np.ndarray, edges: Sequence[float] | None = None, unit: float = 1
+    values: Sequence[float] | np.ndarray, edges: Sequence[float] | None = None, binary: bool = False
 ) -> Distribution | None:
     """The distribution of ``values``, None if there are none; ``edges`` that leave values out are widened to hold them.
 
-    Without ``edges`` the values are counts, and the edges round numbers of ``unit``: bins double in width where the
-    values span more than a factor of 16, and are equal elsewhere.
+    Without ``edges`` the values are counts, and the edges round numbers of them, or of KiB, MiB, ... where they are
+    ``binary``: bins double in width where the values span more than a factor of 16, and are equal elsewhere.
     """
     array = np.asarray(values, dtype=np.float64)
     if not len(array):
         return None
     low, high = float(array.min()), float(array.max())
-    bins = (
-        _around(list(edges), low, high)
-        if edges is not None
-        else [edge * unit for edge in _nice_edges(low / unit, high / unit, 1 if unit == 1 else 0.1)]
-    )
+    bins = _around(list(edges), low, high) if edges is not None else _nice_edges(low, high, binary)
     counts, _ = np.histogram(array, bins)
     p05, median, p95 = (float(value) for value in np.quantile(array, (0.05, 0.5, 0.95)))
     return Distribution(len(array), low, p05, median, p95, high, tuple(bins), tuple(counts.tolist()))
@@ -61,22 +57,22 @@ def _around(edges: list[float], low: float, high: float) -> list[float]:
     return edges[first : last + 1]
 
 
-def _nice_edges(low: float, high: float, least: float) -> list[float]:
-    """Edges for values that are all at least 0, ``least`` apart or more."""
+def _nice_edges(low: float, high: float, binary: bool) -> list[float]:
+    """Edges for values that are all at least 0."""
     if high > 16 * max(low, 1):
         factor = 2
-        first = 2 ** math.floor(math.log2(low)) if low >= 1 else 1
-        while first * factor ** (_MOST_BINS - 1) <= high:
+        edge = 2 ** math.floor(math.log2(low)) if low >= 1 else 1
+        while edge * factor ** (_MOST_BINS - 1) <= high:
             factor *= 2
         edges = [] if low >= 1 else [0.0]
-        edge = first
         while edge <= high:
             edges.append(float(edge))
             edge *= factor
         return [*edges, float(edge)]
-    width = max((high - low) / (_MOST_BINS - 2), least)
+    unit = 1024.0 ** math.floor(math.log(max(high, 1), 1024) + 1e-9) if binary else 1.0
+    width = max((high - low) / unit / (_MOST_BINS - 2), 1 if unit == 1 else 0.1)
     power = 10.0 ** math.floor(math.log10(width))
     step = next(power * nice for nice in (1, 2, 5, 10) if power * nice >= width * (1 - 1e-9))
-    first_index = math.floor(low / step + 1e-9)
-    last_index = math.floor(high / step + 1e-9) + 1
-    return [round(index * step, 9) for index in range(first_index, last_index + 1)]
+    first = math.floor(low / unit / step + 1e-9)
+    last = math.floor(high / unit / step + 1e-9) + 1
+    return [round(index * step, 9) * unit for index in range(first, last + 1)]

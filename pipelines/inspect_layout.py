@@ -134,13 +134,13 @@ def describe_layout(manifest: Manifest, state: ManifestState, footers: dict[int,
         schema=_schema(manifest, next(iter(footers.values())).schema.to_arrow_schema()),
         shards=len(manifest.shards),
         bytes=summary["bytes"],
-        shard_bytes=_sizes(manifest.shard_bytes.tolist(), 1024),
+        shard_bytes=_sizes(manifest.shard_bytes.tolist(), binary=True),
         rows=summary["rows"],
         usable_rows=summary["usable_rows"],
         excluded_rows=manifest.excluded,
         row_groups=len(manifest.rows),
         row_group_rows=_sizes(manifest.rows.tolist()),
-        row_group_bytes=_sizes(stored, 1024),
+        row_group_bytes=_sizes(stored, binary=True),
         measured_row_groups=len(groups),
         largest_image_column_bytes=max(
             (sum(column.total_uncompressed_size for column in columns) for columns in images), default=0
@@ -151,8 +151,8 @@ def describe_layout(manifest: Manifest, state: ManifestState, footers: dict[int,
     )
 
 
-def _sizes(values: list[int], unit: int = 1) -> Distribution:
-    return distribution(values or [0], unit=unit) or Distribution(0, 0, 0, 0, 0, 0, (0, 1), (0,))
+def _sizes(values: list[int], binary: bool = False) -> Distribution:
+    return distribution(values or [0], binary=binary) or Distribution(0, 0, 0, 0, 0, 0, (0, 1), (0,))
 
 
 def _columns(group: pq.RowGroupMetaData) -> list[pq.ColumnChunkMetaData]:

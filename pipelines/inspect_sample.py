@@ -81,7 +81,7 @@ def summarize(rows: list[Row], row_groups: int, image_size: int) -> Sample:
         modes=dict(Counter(row.mode for row in pictures if row.mode).most_common()),
         short_side=distribution(short_sides, _SHORT_SIDES),
         aspect_ratio=distribution([row.width / row.height for row in pictures], _ASPECT_RATIOS),
-        image_bytes=distribution([row.image_bytes for row in rows if row.digest], unit=1024),
+        image_bytes=distribution([row.image_bytes for row in pictures], binary=True),
         median_bytes_per_pixel=float(np.median(per_pixel)) if per_pixel else None,
         caption_characters=distribution([len(text) for text in texts]),
         caption_words=distribution([len(text.split()) for text in texts]),

@@ -191,12 +191,15 @@ def _histogram(title: str, values: Distribution, edge: Callable[[float], str]) -
 
 def bin_labels(values: Distribution, edge: Callable[[float], str]) -> list[str]:
     """The range of each bin, as 'from – to', or the one whole number that it holds."""
-    bins = zip(values.edges, values.edges[1:], strict=False)
-    return [edge(low) if _is_one_number(low, high) else f"{edge(low)} – {edge(high)}" for low, high in bins]
+    return [_range(low, high, edge) for low, high in zip(values.edges, values.edges[1:], strict=False)]
 
 
-def _is_one_number(low: float, high: float) -> bool:
-    return high - low == 1 and low.is_integer()
+def _range(low: float, high: float, edge: Callable[[float], str]) -> str:
+    if high - low == 1 and float(low).is_integer():
+        return edge(low)
+    start, end = edge(low), edge(high)
+    unit = f" {end.partition(' ')[2]}"
+    return f"{start.removesuffix(unit)} – {end}"  # '64 – 128 KiB'
 
 
 def _bar(share: float) -> str:

@@ -14,9 +14,9 @@ def bytes_text(number: float) -> str:
 
 
 def short_number(number: float) -> str:
-    """'64', '1.5', '16.4k', '12M': for the edge of a bin."""
+    """'64', '1.5', '2k', '16384', '131k': for the edge of a bin."""
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(number) >= 10 * limit or (abs(number) >= limit and number % limit == 0):
+        if abs(number) >= 100 * limit or (abs(number) >= limit and number % limit == 0):
             return f"{number / limit:.3g}{unit}"
     return f"{number:.0f}" if float(number).is_integer() or abs(number) >= 10 else f"{number:.1f}"
 

@@ -13,9 +13,9 @@ VALUES = st.lists(st.integers(0, 10**12) | st.integers(0, 300), min_size=1, max_
 EDGES = (0, 64, 128, 224, 512, 4096)
 
 
-@given(VALUES, st.sampled_from([None, EDGES]), st.sampled_from([1, 1024]))
-def test_every_value_is_counted_where_it_lies(values: list[int], edges: tuple[float, ...] | None, unit: float) -> None:
-    found = distribution(values, edges, unit)
+@given(VALUES, st.sampled_from([None, EDGES]), st.booleans())
+def test_every_value_is_counted_where_it_lies(values: list[int], edges: tuple[float, ...] | None, binary: bool) -> None:
+    found = distribution(values, edges, binary)
     assert found is not None
     assert sum(found.counts) == found.count == len(values)
     assert len(found.edges) == len(found.counts) + 1 <= 16
@@ -43,10 +43,19 @@ def test_edges_are_round(values: list[int], edges: tuple[float, ...]) -> None:
     assert found.edges == edges
 
 
-def test_edges_are_round_numbers_of_the_unit() -> None:
-    found = distribution([3000, 900_000], unit=1024)
+@pytest.mark.parametrize(
+    ("values", "unit", "edges"),
+    [
+        ([3000, 900_000], 1024, [2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]),
+        ([9.7 * 2**20, 12.8 * 2**20], 2**20, [9.5, 10, 10.5, 11, 11.5, 12, 12.5, 13]),
+        ([4.9 * 2**20], 2**20, [4.9, 5]),
+        ([700, 790], 1, [700, 710, 720, 730, 740, 750, 760, 770, 780, 790, 800]),
+    ],
+)
+def test_edges_of_bytes_are_round_in_their_unit(values: list[float], unit: int, edges: list[float]) -> None:
+    found = distribution(values, binary=True)
     assert found is not None
-    assert [edge / 1024 for edge in found.edges] == [2.0**i for i in range(1, 11)]
+    assert [edge / unit for edge in found.edges] == pytest.approx(edges)
 
 
 def test_nothing_has_no_distribution() -> None:

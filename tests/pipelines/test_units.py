@@ -32,7 +32,8 @@ def test_shares_never_round_to_none_or_all(share: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "text"), [(64, "64"), (1.5, "1.5"), (209.8, "210"), (2000, "2k"), (1024, "1024"), (16384, "16.4k")]
+    ("number", "text"),
+    [(64, "64"), (1.5, "1.5"), (209.8, "210"), (2000, "2k"), (1024, "1024"), (16384, "16384"), (131072, "131k")],
 )
 def test_short_numbers(number: float, text: str) -> None:
     assert short_number(number) == text
