@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.verbs import add_json, print_result, table, verb
 
 if TYPE_CHECKING:
-    from pipelines.recipe import DataConfig
+    from pipelines.recipe import DatasetConfig
 
 
 def add_data_verbs(verbs: Any) -> None:
@@ -57,6 +57,15 @@ def add_data_verbs(verbs: Any) -> None:
         "--image-size", type=int, default=224, metavar="PIXELS", help="size that training will use (default: 224)"
     )
     add_json(command)
+    command = verb(
+        actions, "bench", _data_bench, "run a recipe's input pipeline without its model, and say what bounds it"
+    )
+    command.add_argument("recipe", metavar="RECIPE", help="a recipe's name or a YAML file")
+    command.add_argument(
+        "overrides", nargs="*", metavar="a.b=c", help="recipe fields to set, e.g. scaling.num_workers=4"
+    )
+    command.add_argument("--batches", type=int, default=40, help="global batches to read (default: 40)")
+    add_json(command)
 
 
 def _data_shapes(options: argparse.Namespace) -> None:
@@ -82,26 +91,33 @@ def _data_shapes(options: argparse.Namespace) -> None:
     print_result({"url": options.out, "rows": counts}, options.json, f"{options.out}\n{table(counts)}")
 
 
-def _data_config(command: str, options: argparse.Namespace) -> DataConfig:
+def _data_config(command: str, options: argparse.Namespace) -> DatasetConfig:
     from clippy.config import ConfigError
-    from pipelines.recipe import DataConfig
+    from pipelines.recipe import DatasetConfig
 
     wrong = [o for o in options.overrides if not o.startswith("data.")]
     if wrong:
         raise ConfigError(command, [f"{o}: only data.* fields matter here" for o in wrong])
     overrides = [o.removeprefix("data.") for o in options.overrides]
-    return DataConfig.load(command, f"url: {json.dumps(options.url)}", overrides)
+    return DatasetConfig.load(command, f"url: {json.dumps(options.url)}", overrides)
 
 
 def _data_index(options: argparse.Namespace) -> None:
     from pipelines.console import Console
-    from pipelines.manifest import build_manifest, manifest_location
+    from pipelines.index import index_dataset
+    from pipelines.manifest import manifest_location
 
     console, data = Console(), _data_config("clippy data index", options)
-    summary = build_manifest(data, lambda done, total: console.count("shards", done, total)).summary()
+    index = index_dataset(data, lambda done, total: console.count("shards", done, total))
     console.clear()
-    summary = {"manifest": manifest_location(data).url, **summary}
-    print_result(summary, options.json, table(summary))
+    summary = {"manifest": manifest_location(data).url, **index.summary()}
+    named = {name: _some(getattr(index, name)) for name in ("added", "changed", "vanished")}
+    print_result(summary, options.json, table({**summary, **named}))
+
+
+def _some(names: tuple[str, ...]) -> str:
+    """How many, and the first few by name."""
+    return f"{len(names)}" + (f": {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" if names else "")
 
 
 def _data_inspect(options: argparse.Namespace) -> None:
@@ -120,3 +136,14 @@ def _data_inspect(options: argparse.Namespace) -> None:
         values["html"] = write_data_card(inspection, options.html)
         text = f"{text}\n\ndata card: {values['html']}"
     print_result(values, options.json, text)
+
+
+def _data_bench(options: argparse.Namespace) -> None:
+    from pipelines.recipe import load_recipe
+
+    recipe = load_recipe(options.recipe, options.overrides)
+    from pipelines.bench import bench
+    from pipelines.console import Console
+
+    result = bench(recipe, options.batches, Console())
+    print_result(result.as_dict(), options.json, result.as_text())

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.recipe import DataConfig
+from pipelines.recipe import DatasetConfig
 
 IMAGE_NAMES = ("image", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes", "img")
 CAPTION_NAMES = ("caption", "text", "txt", "TEXT", "alt_text", "title")
@@ -29,7 +29,7 @@ class Columns:
     status: str | None
 
 
-def find_columns(schema: pa.Schema, data: DataConfig, name: str) -> Columns:
+def find_columns(schema: pa.Schema, data: DatasetConfig, name: str) -> Columns:
     """The image, caption, key and status columns of a schema, as told by ``data`` or by their usual names.
 
     Raises DataError naming the file, the column and what there is instead.
@@ -58,13 +58,23 @@ def _check_types(schema: pa.Schema, image: str, caption: str, name: str) -> None
     if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
         raise DataError(f"{name}: column {image!r} holds {kind}, not the bytes of images; set data.image_column")
     kind = schema.field(caption).type
+    if is_list(kind):
+        kind = kind.value_type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise DataError(f"{name}: column {caption!r} holds {kind}, not text; set data.caption_column")
 
 
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a column holds several values a row, as one with several captions an image does."""
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
 def usable_mask(table: pa.Table, columns: Columns) -> np.ndarray:
     """bool (rows,): which rows of a row group are samples. The index counts by it and the stream reads by it."""
-    mask = pc.is_valid(table.column(columns.caption))
+    caption = table.column(columns.caption)
+    mask = pc.is_valid(caption)
+    if is_list(caption.type):
+        mask = pc.and_(mask, pc.fill_null(pc.greater(pc.list_value_length(caption), 0), False))
     if columns.status is not None:
         mask = pc.and_(mask, pc.fill_null(pc.equal(table.column(columns.status), "success"), False))
     return mask.to_numpy(zero_copy_only=False)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pipelines.inspect_layout import Layout
 from pipelines.inspect_sample import Sample
-from pipelines.recipe import DataConfig
+from pipelines.recipe import DataConfig, DatasetConfig
 from pipelines.samples import VALID
 from pipelines.units import bytes_text, percent
 
@@ -24,6 +24,7 @@ _LOSSY = ("JPEG", "MPO", "WEBP", "AVIF")  # small ones of these take more bytes 
 MIN_USABLE_SHARE = 0.8
 MAX_REPEATED_CAPTIONS_SHARE = 0.1
 MAX_REPEATED_IMAGES_SHARE = 0.02
+MAX_INVALID_SHARE = float(DataConfig.model_fields["max_invalid_fraction"].default)
 INT32_BYTES = 1 << 30  # half of what 32-bit offsets address
 
 
@@ -37,18 +38,18 @@ class Advice:
     command: str | None = None
 
 
-def advise(data: DataConfig, layout: Layout, sample: Sample) -> list[Advice]:
+def advise(data: DatasetConfig, layout: Layout, sample: Sample) -> list[Advice]:
     """Everything worth changing, problems first; nothing where the dataset is fit to train on as it is."""
     found = [*_rows(data, layout, sample), *_storage(data, layout), *_images(data, sample), *_captions(sample)]
     return sorted(found, key=lambda advice: not advice.problem)
 
 
-def import_command(data: DataConfig, options: str) -> str:
+def import_command(data: DatasetConfig, options: str) -> str:
     """The command that writes the dataset anew; DEST is for the user to choose."""
     return f"clippy data import {shlex.quote(data.url)} DEST {options}".strip()
 
 
-def _index_command(data: DataConfig) -> str:
+def _index_command(data: DatasetConfig) -> str:
     told = [
         f"data.{name}={shlex.quote(value)}"
         for name in ("image_column", "caption_column", "key_column", "manifest")
@@ -57,7 +58,7 @@ def _index_command(data: DataConfig) -> str:
     return " ".join(["clippy data index", shlex.quote(data.url), *told])
 
 
-def _rows(data: DataConfig, layout: Layout, sample: Sample) -> Iterator[Advice]:
+def _rows(data: DatasetConfig, layout: Layout, sample: Sample) -> Iterator[Advice]:
     """Rows that are no samples."""
     left_out = ", ".join(f"{cause} {n:,}" for cause, n in layout.excluded_rows.items())
     if not layout.usable_rows:
@@ -71,25 +72,25 @@ def _rows(data: DataConfig, layout: Layout, sample: Sample) -> Iterator[Advice]:
             "the other rows behind by importing it.",
             import_command(data, ""),
         )
-    if sample.rows and sample.failed > data.max_invalid_fraction * sample.rows:
+    if sample.rows and sample.failed > MAX_INVALID_SHARE * sample.rows:
         causes = ", ".join(f"{cause} {n}" for cause, n in sample.causes.items() if cause != VALID)
         yield Advice(
             "decode_failures",
             True,
             f"{sample.failed} of {sample.rows} sampled rows ({percent(sample.failed / sample.rows)}) give no pair "
-            f"({causes}); training stops above data.max_invalid_fraction={data.max_invalid_fraction:g}. Import the "
+            f"({causes}); training stops above data.max_invalid_fraction={MAX_INVALID_SHARE:g}. Import the "
             "data, which refuses such rows and lists them, or raise that field.",
             import_command(data, ""),
         )
 
 
-def _storage(data: DataConfig, layout: Layout) -> Iterator[Advice]:
+def _storage(data: DatasetConfig, layout: Layout) -> Iterator[Advice]:
     """How the bytes are cut."""
     rows, stored = layout.row_group_rows, layout.row_group_bytes
     if layout.manifest != "current":
         why = {
             "missing": "There is no manifest, so the first training would read all footers before it starts",
-            "stale": "The manifest is not of the shards that lie here now, and training refuses changed shards",
+            "stale": "The manifest is not of the shards that lie here now: training stops at old and misses new ones",
             "unreadable": "The manifest cannot be used as it is, and training would stop at it",
         }[layout.manifest]
         yield Advice(
@@ -146,7 +147,7 @@ def _image_offsets_are_32_bit(layout: Layout) -> bool:
     return "large_binary" not in image
 
 
-def _images(data: DataConfig, sample: Sample) -> Iterator[Advice]:
+def _images(data: DatasetConfig, sample: Sample) -> Iterator[Advice]:
     """What the images cost and give."""
     side, size = sample.short_side, sample.image_size
     if side is not None and side.median > MAX_SIZE_RATIO * size:

@@ -14,7 +14,7 @@ from pipelines.inspect_advice import Advice, advise
 from pipelines.inspect_layout import Layout, describe_layout, find_manifest, read_footers, read_import
 from pipelines.inspect_rows import Row, pick_rows, read_rows
 from pipelines.inspect_sample import Sample, summarize
-from pipelines.recipe import DataConfig
+from pipelines.recipe import DatasetConfig
 
 SAMPLE_ROWS = 512
 IMAGE_SIZE = 224
@@ -57,7 +57,7 @@ class Inspection:
 
 
 def inspect_data(
-    data: DataConfig,
+    data: DatasetConfig,
     sample_rows: int = SAMPLE_ROWS,
     image_size: int = IMAGE_SIZE,
     thumbnails: bool = False,

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from pipelines.columns import DataError
 from pipelines.distribution import Distribution, distribution
-from pipelines.manifest import Manifest, build_manifest, load_manifest, missing_shard
-from pipelines.recipe import DataConfig
+from pipelines.index import read_manifest
+from pipelines.manifest import Manifest, load_manifest, missing_shard
+from pipelines.recipe import DatasetConfig
+from pipelines.shards import open_shard, read_footer
 from pipelines.storage import locate
 
 ManifestState = Literal["current", "missing", "stale", "unreadable"]
@@ -46,11 +47,9 @@ class Layout:
     row_groups: int
     row_group_rows: Distribution
     row_group_bytes: Distribution
-    """As stored, over ``measured_row_groups``."""
-    measured_row_groups: int
-    """Row groups of the shards whose footers were read here."""
+    """Of the image column as stored, which is nearly all that training reads."""
     largest_image_column_bytes: int
-    """Uncompressed bytes of images in the largest measured row group."""
+    """Of images in one row group, uncompressed where its footer was read."""
     compression: tuple[str, ...]
     """Codecs of the image column."""
     manifest: ManifestState
@@ -65,60 +64,32 @@ class Layout:
 Progress = Callable[[int, int], None]
 
 
-def find_manifest(data: DataConfig, progress: Progress | None = None) -> tuple[Manifest, ManifestState]:
+def find_manifest(data: DatasetConfig, progress: Progress | None = None) -> tuple[Manifest, ManifestState]:
     """The manifest that describes the data as it lies there, and what became of the one that was written.
 
-    One that is missing, unreadable or of other shards is made anew in memory, with ``progress(done, all)``.
-    Raises DataError for data that cannot be read.
+    Only footers that the written one does not describe are read, with ``progress(done, all)``. Raises DataError for
+    data that cannot be read.
     """
-    state: ManifestState = "missing"
     try:
         written = load_manifest(data)
-        if written is not None:
-            if _shard_bytes(data) == dict(zip(written.shards, written.shard_bytes.tolist(), strict=True)):
-                return written, "current"
-            state = "stale"
-    except DataError:  # or it cannot be reached: then reading the footers says so
-        state = "unreadable"
-    return read_manifest(data, progress), state
+    except DataError:  # or nothing can be reached: then reading the footers says so
+        return read_manifest(data, progress), "unreadable"
+    manifest = read_manifest(data, progress, written)
+    if written is None:
+        return manifest, "missing"
+    return manifest, "current" if manifest.digest == written.digest else "stale"
 
 
-def read_manifest(data: DataConfig, progress: Progress | None = None) -> Manifest:
-    """Stand-in until pipelines.manifest has it."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        return build_manifest(data.model_copy(update={"manifest": f"{folder}/m.parquet"}), progress)
-
-
-def _shard_bytes(data: DataConfig) -> dict[str, int]:
-    """Size of every shard in storage, by its path inside the dataset."""
-    folder = locate(data.url, data.storage_options)
-    try:
-        infos = folder.filesystem.get_file_info(pafs.FileSelector(folder.path, recursive=True, allow_not_found=True))
-    except OSError as error:
-        raise DataError(f"data.url: {folder.url} cannot be listed: {error}") from None
-    sizes = {info.path[len(folder.path) :].lstrip("/"): info.size for info in infos if info.is_file}
-    return {path: size for path, size in sizes.items() if path.endswith(".parquet") and not _is_hidden(path)}
-
-
-def _is_hidden(path: str) -> bool:
-    return any(part.startswith(("_", ".")) for part in path.split("/"))
-
-
-def read_footers(data: DataConfig, manifest: Manifest, shards: Iterable[int]) -> dict[int, pq.FileMetaData]:
+def read_footers(data: DatasetConfig, manifest: Manifest, shards: Iterable[int]) -> dict[int, pq.FileMetaData]:
     """The footers of some shards, in parallel. Raises DataError naming a shard that is gone or broken."""
     folder, wanted = locate(data.url, data.storage_options), sorted(set(shards))
 
     def read(shard: int) -> pq.FileMetaData:
-        name = manifest.shards[shard]
+        location = folder / manifest.shards[shard]
         try:
-            with folder.filesystem.open_input_file((folder / name).path) as stream:
-                return pq.read_metadata(stream)
+            return read_footer(open_shard(location, int(manifest.shard_bytes[shard])), location)
         except FileNotFoundError:
-            raise DataError(missing_shard(data.url, name)) from None
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{data.url}/{name}: cannot be read: {str(error).splitlines()[0]}") from None
+            raise DataError(missing_shard(data.url, manifest.shards[shard])) from None
 
     with ThreadPoolExecutor(max_workers=32) as pool:
         return dict(zip(wanted, pool.map(read, wanted), strict=True))
@@ -128,7 +99,6 @@ def describe_layout(manifest: Manifest, state: ManifestState, footers: dict[int,
     """The layout that a manifest and some footers tell."""
     groups = [footer.row_group(i) for footer in footers.values() for i in range(footer.num_row_groups)]
     images = [[column for column in _columns(group) if _belongs(column, manifest.columns.image)] for group in groups]
-    stored = [sum(column.total_compressed_size for column in _columns(group)) for group in groups]
     summary: dict[str, Any] = manifest.summary()
     return Layout(
         schema=_schema(manifest, next(iter(footers.values())).schema.to_arrow_schema()),
@@ -140,10 +110,11 @@ def describe_layout(manifest: Manifest, state: ManifestState, footers: dict[int,
         excluded_rows=manifest.excluded,
         row_groups=len(manifest.rows),
         row_group_rows=_sizes(manifest.rows.tolist()),
-        row_group_bytes=_sizes(stored, binary=True),
-        measured_row_groups=len(groups),
+        row_group_bytes=_sizes(manifest.image_bytes.tolist(), binary=True),
         largest_image_column_bytes=max(
-            (sum(column.total_uncompressed_size for column in columns) for columns in images), default=0
+            [sum(column.total_uncompressed_size for column in columns) for columns in images]
+            + manifest.image_bytes.tolist(),
+            default=0,
         ),
         compression=tuple(sorted({column.compression.lower() for columns in images for column in columns})),
         manifest=state,
@@ -169,7 +140,7 @@ def _schema(manifest: Manifest, schema: pa.Schema) -> tuple[Column, ...]:
     return tuple(Column(field.name, str(field.type), roles.get(field.name)) for field in schema)
 
 
-def read_import(data: DataConfig, examples: int = 10) -> dict[str, Any] | None:
+def read_import(data: DatasetConfig, examples: int = 10) -> dict[str, Any] | None:
     """What ``clippy data import`` left beside the data: its summary, and its rejects by cause with a few of each.
 
     None where neither lies there or neither can be understood.

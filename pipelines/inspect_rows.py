@@ -20,10 +20,11 @@ from PIL import Image
 
 from clippy import images
 from pipelines.columns import Columns, DataError, usable_mask
-from pipelines.manifest import Manifest
-from pipelines.recipe import DataConfig
+from pipelines.manifest import Manifest, missing_shard
+from pipelines.recipe import DatasetConfig
 from pipelines.samples import VALID
-from pipelines.storage import locate
+from pipelines.shards import retry
+from pipelines.storage import Location, locate
 
 _GROUPS = 64  # row groups opened where they hold enough rows: each costs two or three requests
 _WHOLE_BYTES = 128 << 20  # the sample reads row groups whole while they stay below this in all
@@ -79,7 +80,7 @@ def pick_rows(manifest: Manifest, wanted: int) -> list[Pick]:
             groups, counts = chosen, shares
             break
         number *= 2
-    bytes_of_group = _estimated_group_bytes(manifest)[groups]
+    bytes_of_group = manifest.image_bytes[groups]
     return [
         Pick(int(group), _ordinals(int(manifest.usable_rows[group]), int(count), whole), whole)
         for group, count, whole in zip(
@@ -92,15 +93,8 @@ def _ordinals(usable: int, count: int, spread: bool) -> tuple[int, ...]:
     return tuple((np.arange(count) * usable // count).tolist()) if spread else tuple(range(count))
 
 
-def _estimated_group_bytes(manifest: Manifest) -> np.ndarray:
-    """Stored bytes of each row group, taking the rows of a shard as equally large."""
-    rows = np.bincount(manifest.shard_of_group, weights=manifest.rows, minlength=len(manifest.shards))
-    per_row = manifest.shard_bytes / np.maximum(rows, 1)
-    return per_row[manifest.shard_of_group] * manifest.rows
-
-
 def read_rows(
-    data: DataConfig,
+    data: DatasetConfig,
     manifest: Manifest,
     picks: list[Pick],
     footers: dict[int, pq.FileMetaData],
@@ -114,16 +108,26 @@ def read_rows(
     """
     if not picks:
         return []
-    largest = float(_estimated_group_bytes(manifest)[[pick.group for pick in picks]].max())
+    largest = float(manifest.image_bytes[[pick.group for pick in picks]].max())
     threads = int(np.clip(_MEMORY_BYTES / max(largest, 1), 2, 16))
-    rows: list[Row] = []
+    folder, rows = locate(data.url, data.storage_options), list[Row]()
     with _one_core_each(), warnings.catch_warnings(), ThreadPoolExecutor(max_workers=threads) as pool:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         images.decode_image(_warm_up_image(), image_size)  # tables are made at the first call, which is not counted
 
         def read(pick: Pick) -> list[Row]:
-            table_rows = _read_pick(data, manifest, pick, footers)
-            return [_look_at(key, image, captions, image_size, thumbnails) for key, image, captions in table_rows]
+            shard = manifest.shards[int(manifest.shard_of_group[pick.group])]
+            location = folder / shard
+            try:
+                return retry(
+                    lambda: [
+                        _look_at(*values, image_size, thumbnails)
+                        for values in _read_pick(location, manifest, pick, footers)
+                    ],
+                    location,
+                )
+            except FileNotFoundError:
+                raise DataError(missing_shard(data.url, shard)) from None
 
         for done, some in enumerate(pool.map(read, picks), 1):
             rows += some
@@ -150,34 +154,28 @@ def _warm_up_image() -> bytes:
 
 
 def _read_pick(
-    data: DataConfig, manifest: Manifest, pick: Pick, footers: dict[int, pq.FileMetaData]
+    location: Location, manifest: Manifest, pick: Pick, footers: dict[int, pq.FileMetaData]
 ) -> Iterator[tuple[str, bytes | None, tuple[str, ...]]]:
     """Key, image and captions of each picked row; stops reading behind the last one."""
-    shard_index = int(manifest.shard_of_group[pick.group])
-    shard, group = manifest.shards[shard_index], int(manifest.group_in_shard[pick.group])
-    columns = manifest.columns
+    shard_index, group = int(manifest.shard_of_group[pick.group]), int(manifest.group_in_shard[pick.group])
+    columns, shard = manifest.columns, manifest.shards[shard_index]
     names = [name for name in (columns.image, columns.caption, columns.key, columns.status) if name]
-    per_row = manifest.shard_bytes[shard_index] / max(int(footers[shard_index].num_rows), 1)
+    per_row = manifest.image_bytes[pick.group] / max(int(manifest.rows[pick.group]), 1)
     batch_rows = int(np.clip(_BATCH_BYTES / max(per_row, 1), 1, 64))
-    folder = locate(data.url, data.storage_options)
     reading = {"pre_buffer": True} if pick.whole else {"pre_buffer": False, "buffer_size": 1 << 20}
     left, seen, first = list(reversed(pick.ordinals)), 0, 0
-    try:
-        with (
-            folder.filesystem.open_input_file((folder / shard).path) as stream,
-            pq.ParquetFile(stream, metadata=footers[shard_index], **reading) as file,
-        ):
-            for batch in file.iter_batches(batch_rows, row_groups=[group], columns=names, use_threads=False):
-                usable = np.flatnonzero(usable_mask(pa.table(batch), columns))
-                while left and left[-1] < seen + len(usable):
-                    place = int(usable[left.pop() - seen])
-                    yield _row_values(batch, place, columns, f"{shard}:{group}:{first + place}")
-                if not left:
-                    return
-                seen, first = seen + len(usable), first + len(batch)
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{data.url}/{shard}: row group {group} cannot be read: {reason}") from None
+    with (
+        location.filesystem.open_input_file(location.path) as stream,
+        pq.ParquetFile(stream, metadata=footers[shard_index], **reading) as file,
+    ):
+        for batch in file.iter_batches(batch_rows, row_groups=[group], columns=names, use_threads=False):
+            usable = np.flatnonzero(usable_mask(pa.table(batch), columns))
+            while left and left[-1] < seen + len(usable):
+                place = int(usable[left.pop() - seen])
+                yield _row_values(batch, place, columns, f"{shard}:{group}:{first + place}")
+            if not left:
+                return
+            seen, first = seen + len(usable), first + len(batch)
 
 
 def _row_values(

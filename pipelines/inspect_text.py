@@ -53,7 +53,6 @@ def dataset_facts(layout: Layout) -> dict[str, str]:
         "stale": "of other shards than lie here now",
         "unreadable": "cannot be used",
     }
-    some = layout.measured_row_groups < layout.row_groups
     return {
         "rows": f"{layout.rows:,}",
         "usable rows": f"{layout.usable_rows:,} ({share_text(layout.usable_rows, layout.rows)})",
@@ -61,8 +60,7 @@ def dataset_facts(layout: Layout) -> dict[str, str]:
         "bytes": f"{bytes_text(layout.bytes)}, {bytes_text(layout.bytes_per_row)} a row",
         "shards": f"{layout.shards:,} of {spread(layout.shard_bytes, bytes_text)}",
         "row groups": f"{layout.row_groups:,} of {spread(layout.row_group_rows, '{:,.0f}'.format)} rows",
-        "row group bytes": spread(layout.row_group_bytes, bytes_text)
-        + (f" (measured on {layout.measured_row_groups:,})" if some else ""),
+        "images of a row group": spread(layout.row_group_bytes, bytes_text),
         "compression": ", ".join(layout.compression) or "none",
         "manifest": manifest[layout.manifest],
     }
@@ -138,7 +136,7 @@ def histograms(inspection: Inspection) -> list[tuple[str, Distribution, Callable
         ("Bytes of an image", sample.image_bytes, bytes_text),
         ("Caption, characters", sample.caption_characters, short_number),
         ("Caption, words", sample.caption_words, short_number),
-        ("Bytes of a row group", inspection.layout.row_group_bytes, bytes_text),
+        ("Images of a row group", inspection.layout.row_group_bytes, bytes_text),
     ]
     return [(title, values, edge) for title, values, edge in named if values is not None]
 

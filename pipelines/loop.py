@@ -14,9 +14,10 @@ from torch import nn
 from clippy.gather import sum_over_workers
 from pipelines.columns import DataError
 from pipelines.recipe import Recipe
-from pipelines.samples import CAUSES
+from pipelines.samples import CAUSES, Work, invalid_rows
 from pipelines.state import TrainState
 from pipelines.step import StepResult, to_device, train_step
+from pipelines.throughput import Throughput
 
 
 class WorkerBatch(Protocol):
@@ -28,6 +29,8 @@ class WorkerBatch(Protocol):
     def ids(self) -> np.ndarray: ...
     @property
     def valid(self) -> np.ndarray: ...
+    @property
+    def work(self) -> Work: ...
     def count_causes(self) -> np.ndarray: ...
 
 
@@ -66,11 +69,11 @@ def train_loop(
     state.model.train()
     while state.step < recipe.train.steps:
         batch = window.fetch(stream, state.step)
-        stop = _exchange(state, batch, reporter.stop_requested())
+        stop, work = _exchange(state, batch, reporter.stop_requested())
         _check_invalid(state, recipe, rows_per_epoch)
         inputs = to_device(batch.pixels, batch.ids, batch.valid, state.model.tokenizer.pad_id, device)
         result = train_step(state, forward, inputs, recipe, rank=rank, world_size=world_size)
-        window.add(state, result)
+        window.add(state, result, work)
         done = stop or state.step == recipe.train.steps
         save = done or state.step % recipe.train.checkpoint_every == 0
         if save or state.step % recipe.train.log_every == 0:
@@ -83,12 +86,15 @@ def train_loop(
     return state.step == recipe.train.steps
 
 
-def _exchange(state: TrainState, batch: WorkerBatch, stop: bool) -> bool:
-    """Add up all workers' rows by cause, and agree whether to stop after this step."""
-    mine = torch.from_numpy(np.append(batch.count_causes(), int(stop)))
+def _exchange(state: TrainState, batch: WorkerBatch, stop: bool) -> tuple[bool, Work]:
+    """Add up all workers' rows by cause and the work on them, and agree whether to stop after this step."""
+    work = batch.work
+    micros = [int(seconds * 1e6) for seconds in (work.read_seconds, work.decode_seconds)]
+    mine = torch.from_numpy(np.concatenate([batch.count_causes(), [int(stop), work.image_bytes, *micros]]))
     everyone = sum_over_workers(mine).numpy()
-    state.rows = state.rows + everyone[:-1]
-    return bool(everyone[-1])
+    state.rows = state.rows + everyone[: len(CAUSES)]
+    stopping, image_bytes, read, decode = everyone[len(CAUSES) :].tolist()
+    return bool(stopping), Work(image_bytes, read / 1e6, decode / 1e6)
 
 
 def _check_invalid(state: TrainState, recipe: Recipe, rows_per_epoch: int) -> None:
@@ -96,16 +102,11 @@ def _check_invalid(state: TrainState, recipe: Recipe, rows_per_epoch: int) -> No
     seen, invalid = int(state.rows.sum()), int(state.rows[1:].sum())
     limit = recipe.data.max_invalid_fraction
     if invalid > limit * max(seen, min(rows_per_epoch, 10_000)):
-        by_cause = ", ".join(f"{cause} {n}" for cause, n in invalid_rows(state.rows).items())
+        by_cause = ", ".join(f"{cause} {n}" for cause, n in invalid_rows(state.rows.tolist()).items())
         raise DataError(
             f"data.max_invalid_fraction: {invalid} of {seen} rows so far are no usable pair ({by_cause}), more than "
             f"the {limit:g} allowed; mend the data or raise the limit"
         )
-
-
-def invalid_rows(rows: np.ndarray) -> dict[str, int]:
-    """Rows that were no usable pair, by cause."""
-    return {cause: int(n) for cause, n in zip(CAUSES[1:], rows[1:], strict=True) if n}
 
 
 class _Window:
@@ -114,11 +115,13 @@ class _Window:
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
         self._results: list[tuple[int, StepResult]] = []
+        self._first_wait: float | None = None
         self.restart()
 
     def restart(self) -> None:
         """Count time from here."""
-        self._started, self._waited, self._steps = time.perf_counter(), 0.0, 0
+        self._started, self._waited = time.perf_counter(), 0.0
+        self._work: list[Work] = []
 
     def fetch(self, stream: Iterator[WorkerBatch], step: int) -> WorkerBatch:
         """The next batch, its wait counted."""
@@ -126,13 +129,18 @@ class _Window:
         batch = next(stream, None)
         if batch is None:
             raise RuntimeError(f"the stream of samples ended at step {step} of {self._recipe.train.steps}")
-        self._waited += time.perf_counter() - started
+        wait = time.perf_counter() - started
+        if self._first_wait is None:  # filling the pipeline is told apart from what it then delivers
+            self._first_wait = wait
+            self.restart()
+        else:
+            self._waited += wait
         return batch
 
-    def add(self, state: TrainState, result: StepResult) -> None:
-        """Keep a step's results, still on the device."""
+    def add(self, state: TrainState, result: StepResult, work: Work) -> None:
+        """Keep a step's results, still on the device, and what its rows took."""
         self._results.append((state.step, result))
-        self._steps += 1
+        self._work.append(work)
 
     def records(self, state: TrainState) -> list[dict[str, Any]]:
         """One record a step, global losses, the last with the window's speed; then start a new window."""
@@ -154,13 +162,21 @@ class _Window:
                     "Lower optim.learning_rate or set optim.max_grad_norm"
                 )
         seconds = max(time.perf_counter() - self._started, 1e-9)
-        batch_size = self._recipe.optim.global_batch_size
+        steps = len(self._work)
+        throughput = Throughput(
+            self._recipe.optim.global_batch_size * steps,
+            seconds,
+            sum(work.image_bytes for work in self._work),
+            sum(work.read_seconds for work in self._work),
+            sum(work.decode_seconds for work in self._work),
+        )
         records[-1] |= {
-            "images_per_second": batch_size * self._steps / seconds,
+            **throughput.figures(),
             "data_wait_fraction": self._waited / seconds,
-            "seconds_left": seconds / self._steps * (self._recipe.train.steps - state.step),
+            "first_batch_seconds": self._first_wait,
+            "seconds_left": seconds / steps * (self._recipe.train.steps - state.step),
             "rows": int(state.rows.sum()),
-            "invalid_rows": invalid_rows(state.rows),
+            "invalid_rows": invalid_rows(state.rows.tolist()),
         }
         self._results = []
         self.restart()

@@ -1,14 +1,17 @@
-"""The order of samples, as a pure function of (manifest, seed): no I/O, no state, no number of workers.
+"""The order of samples, as a pure function of (manifests, weights, seed): no I/O, no state, no number of workers.
 
-Epoch follows epoch in one endless sequence, and global batch k is rows [k * G, (k + 1) * G) of it. Within an epoch
-every row group comes once, in a fresh seeded order, its rows shuffled. Row groups of the usual size come first and
-start at multiples of that size in the endless sequence, so that a unit of so many rows (or a multiple, or a divisor)
-never straddles two of them; what is left over of smaller row groups fills the joint between two epochs.
+Epoch follows epoch in one endless sequence, and global batch k is rows [k * G, (k + 1) * G) of it. Each dataset of a
+mixture has an endless sequence of its own, pass after pass over its row groups in a fresh seeded order, and an epoch
+takes the next ``weight`` passes of each. What it takes is cut into visits of row groups, and these are shuffled over
+all datasets, the rows of each shuffled too. Visits of the usual size come first and start at multiples of that size
+in the endless sequence, so that a unit of so many rows (or a multiple, or a divisor) never straddles two of them;
+what is left over of smaller visits fills the joint between two epochs.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -19,37 +22,66 @@ import numpy as np
 class Rows:
     """Some rows of one row group, in the order in which they are wanted."""
 
+    part: int
+    """Index of the dataset."""
     group: int
-    """Index of the row group in the manifest."""
+    """Index of the row group in that dataset's manifest."""
+    passes: int
+    """How often the dataset was gone through before: what is drawn at random for a row follows from it."""
     rows: np.ndarray
     """int64, each counting the usable rows of the group from 0."""
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
-    """The endless order over row groups of ``usable_rows`` (int64, one entry a group).
-
-    Raises ValueError when there is no usable row at all.
-    """
+class Part:
+    """One dataset: usable rows of each row group, the digest of its manifest, and its passes in an epoch."""
 
     usable_rows: np.ndarray
     digest: str
-    """Of the manifest: other data, other order."""
-    seed: int
-
-    def __post_init__(self) -> None:
-        if not self.rows_per_epoch:
-            raise ValueError("the dataset has no usable row")
+    weight: float = 1.0
 
     @cached_property
-    def rows_per_epoch(self) -> int:
+    def rows_per_pass(self) -> int:
         """Usable rows in all."""
         return int(self.usable_rows.sum())
 
     @cached_property
+    def rows_per_epoch(self) -> int:
+        """Rows of an epoch: ``weight`` passes, rounded to whole rows, and one at least if there is any."""
+        return max(round(self.weight * self.rows_per_pass), min(1, self.rows_per_pass))
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """The endless order over one dataset or several. Raises ValueError when one of them has no usable row."""
+
+    parts: Sequence[Part]
+    seed: int
+
+    def __post_init__(self) -> None:
+        if not all(part.rows_per_pass for part in self.parts):
+            raise ValueError("the dataset has no usable row")
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all datasets and weights: another mixture, another order. Of one dataset, its manifest's own."""
+        if len(self.parts) == 1 and self.parts[0].weight == 1:
+            return self.parts[0].digest
+        text = "/".join(f"{part.digest} {part.weight!r}" for part in self.parts)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @cached_property
+    def rows_per_epoch(self) -> int:
+        """Rows of an epoch over all datasets."""
+        return sum(part.rows_per_epoch for part in self.parts)
+
+    @cached_property
     def usual_rows(self) -> int:
-        """The commonest number of usable rows in a row group; of two equally common ones, the larger."""
-        sizes, counts = np.unique(self.usable_rows[self.usable_rows > 0], return_counts=True)
+        """The commonest number of usable rows in a visited row group; of two equally common ones, the larger."""
+        usable = np.concatenate([part.usable_rows for part in self.parts])
+        weights = np.concatenate([np.full(len(part.usable_rows), part.weight) for part in self.parts])
+        sizes, places = np.unique(usable[usable > 0], return_inverse=True)
+        counts = np.bincount(places, weights=weights[usable > 0])
         return int(sizes[counts == counts.max()].max())
 
     def rows(self, start: int, stop: int) -> list[Rows]:
@@ -63,68 +95,81 @@ class Plan:
         return found
 
     def _rows_of_epoch(self, epoch: int, start: int, stop: int) -> list[Rows]:
-        order = self._epoch(epoch)
+        visits, ends = _epoch_order(self, epoch)
         found: list[Rows] = []
-        for run in range(int(np.searchsorted(order.ends, start, side="right")), len(order.ends)):
-            begin = int(order.ends[run] - order.counts[run])
+        for run in range(int(np.searchsorted(ends, start, side="right")), len(ends)):
+            part, group, passes, first, count = visits[:, run].tolist()
+            begin = int(ends[run]) - count
             if begin >= stop:
                 break
-            group = int(order.groups[run])
-            shuffled = _permutation(int(self.usable_rows[group]), self._key("rows", epoch, group))
-            first = int(order.firsts[run])
-            low, high = max(start - begin, 0), min(stop - begin, int(order.counts[run]))
-            found.append(Rows(group, shuffled[first + low : first + high]))
+            source = self.parts[part]
+            key = _key(source.digest, self.seed, "rows", passes, group)
+            shuffled = _permutation(int(source.usable_rows[group]), key)
+            low, high = max(start - begin, 0), min(stop - begin, count)
+            found.append(Rows(part, group, passes, shuffled[first + low : first + high]))
         return found
 
-    def _epoch(self, epoch: int) -> _EpochOrder:
-        return _epoch_order(self, epoch)
 
-    def _key(self, *parts: object) -> int:
-        text = "/".join(map(str, (self.digest, self.seed, *parts)))
-        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
-
-
-@dataclass(frozen=True, eq=False)
-class _EpochOrder:
-    """Runs of rows in the order of one epoch: ``counts`` rows of ``groups`` from the ``firsts``-th shuffled one on."""
-
-    groups: np.ndarray
-    firsts: np.ndarray
-    counts: np.ndarray
-
-    @cached_property
-    def ends(self) -> np.ndarray:
-        """Rows of the epoch up to and with each run."""
-        return np.cumsum(self.counts)
+_PART, _GROUP, _PASSES, _FIRST, _COUNT = range(5)
+"""Rows of an int64 (5, visits) array: a visit is ``count`` rows of a group from the ``first``-th shuffled one on."""
 
 
 @lru_cache(maxsize=4)
-def _epoch_order(plan: Plan, epoch: int) -> _EpochOrder:
-    """Head of odd rows up to the next multiple of the usual size, then full groups, then the other odd rows."""
-    usable, usual = plan.usable_rows, plan.usual_rows
-    shuffled = _permutation(len(usable), plan._key("groups", epoch))
-    full, odd = shuffled[usable[shuffled] == usual], shuffled[(usable[shuffled] != usual) & (usable[shuffled] > 0)]
-    head_rows = -epoch * plan.rows_per_epoch % usual
-    if head_rows > usable[odd].sum():  # too few odd rows to fill the joint: one full group serves as an odd one
-        full, odd = full[:-1], np.append(odd, full[-1])
-    groups, firsts, counts = _split_odd(usable, full, odd, head_rows)
-    return _EpochOrder(groups[counts > 0], firsts[counts > 0], counts[counts > 0])
+def _epoch_order(plan: Plan, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """The visits of one epoch in order, and the rows up to and with each.
+
+    Head of odd rows up to the next multiple of the usual size, then full visits, then the other odd rows.
+    """
+    visits = np.concatenate([_visits(part, i, plan.seed, epoch) for i, part in enumerate(plan.parts)], axis=1)
+    visits = visits[:, _permutation(visits.shape[1], _key(plan.digest, plan.seed, "groups", epoch))]
+    usual = visits[_COUNT] == plan.usual_rows
+    full, odd = visits[:, usual], visits[:, ~usual]
+    head_rows = -epoch * plan.rows_per_epoch % plan.usual_rows
+    if head_rows > odd[_COUNT].sum() and full.shape[1]:
+        # Too few odd rows to fill the joint: one full group serves as an odd one.
+        full, odd = full[:, :-1], np.concatenate([odd, full[:, -1:]], axis=1)
+    visits = _split_odd(full, odd, head_rows)
+    visits = visits[:, visits[_COUNT] > 0]
+    return visits, np.cumsum(visits[_COUNT])
 
 
-def _split_odd(
-    usable: np.ndarray, full: np.ndarray, odd: np.ndarray, head_rows: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Groups, first rows and counts with ``head_rows`` of the odd groups before the full ones, the rest behind."""
-    ends = np.cumsum(usable[odd])
-    cut = int(np.searchsorted(ends, head_rows))  # the odd group in which the head ends
-    groups = np.concatenate([odd[: cut + 1], full, odd[cut:]])
-    firsts, counts = np.zeros_like(groups), usable[groups]
-    if len(odd):
-        part = head_rows - (int(ends[cut - 1]) if cut else 0)
-        rest = cut + 1 + len(full)
-        counts[cut], firsts[rest] = part, part
-        counts[rest] -= part
-    return groups, firsts, counts
+def _visits(part: Part, index: int, seed: int, epoch: int) -> np.ndarray:
+    """What an epoch takes of one dataset: the next rows of its passes, group by group."""
+    found, start, stop = [], epoch * part.rows_per_epoch, (epoch + 1) * part.rows_per_epoch
+    while start < stop:
+        passes, low = divmod(start, part.rows_per_pass)
+        high = min(low + stop - start, part.rows_per_pass)
+        groups = np.arange(len(part.usable_rows))
+        if high - low < part.rows_per_pass:  # a whole pass needs no order: the epoch is shuffled anyway
+            groups = _permutation(len(groups), _key(part.digest, seed, "pass", passes))
+        ends = np.cumsum(part.usable_rows[groups])
+        begins = ends - part.usable_rows[groups]
+        firsts = np.clip(low - begins, 0, None)
+        counts = np.minimum(ends, high) - begins - firsts
+        taken = counts > 0
+        visits = [np.full_like(groups, index), groups, np.full_like(groups, passes), firsts, counts]
+        found.append(np.stack(visits)[:, taken])
+        start += high - low
+    return np.concatenate(found, axis=1)
+
+
+def _split_odd(full: np.ndarray, odd: np.ndarray, head_rows: int) -> np.ndarray:
+    """Visits with ``head_rows`` of the odd ones before the full ones, the rest behind."""
+    if not odd.shape[1]:
+        return full
+    ends = np.cumsum(odd[_COUNT])
+    cut = min(int(np.searchsorted(ends, head_rows)), len(ends) - 1)  # the odd visit in which the head ends
+    taken = min(head_rows, int(ends[-1])) - (int(ends[cut - 1]) if cut else 0)
+    before, after = odd[:, : cut + 1].copy(), odd[:, cut:].copy()
+    before[_COUNT, -1] = taken
+    after[_FIRST, 0] += taken
+    after[_COUNT, 0] -= taken
+    return np.concatenate([before, full, after], axis=1)
+
+
+def _key(*parts: object) -> int:
+    text = "/".join(map(str, parts))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def _permutation(length: int, key: int) -> np.ndarray:

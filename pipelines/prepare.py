@@ -8,19 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-import pyarrow.parquet as pq
 import torch
 
+from clippy.crops import RandomResizedCrop
 from clippy.model import CLIPpy
 from clippy.tokens import CaptionTokenizer, build_tokenizer
-from pipelines.columns import usable_mask
+from pipelines.columns import DataError, is_list, usable_mask
 from pipelines.console import Console
-from pipelines.manifest import Manifest, build_manifest, check_shards, load_manifest
+from pipelines.index import index_dataset
+from pipelines.manifest import check_shards, load_manifest
 from pipelines.plan import unit_rows
-from pipelines.recipe import Recipe
+from pipelines.recipe import DatasetConfig, Recipe
 from pipelines.run_folder import TOKENIZER_FILE, check_run, create_run
-from pipelines.samples import Decoding, Source
-from pipelines.storage import locate
+from pipelines.samples import Dataset, Decoding, Source
+from pipelines.shards import open_shard, read_footer, read_groups
 from pipelines.worker import Job
 
 VOCABULARY_CAPTIONS = 100_000
@@ -32,53 +33,80 @@ def prepare(recipe: Recipe, console: Console) -> Job:
 
     Raises ValueError, with one clear sentence, for whatever cannot work.
     """
-    manifest = find_manifest(recipe, console)
-    folder = check_run(recipe, manifest)
+    datasets = find_datasets(recipe, console)
+    source = make_source(recipe.absolute(), datasets)
+    folder = check_run(recipe, source)
     tokenizer_file = folder.location / TOKENIZER_FILE
     if folder.exists():
         tokenizer = CaptionTokenizer.from_json(tokenizer_file.read_text(), recipe.model.text.max_tokens)
     else:
-        tokenizer = build_tokenizer(recipe.model.text, islice(_captions(recipe, manifest), VOCABULARY_CAPTIONS))
+        tokenizer = build_tokenizer(recipe.model.text, islice(captions(datasets), VOCABULARY_CAPTIONS))
     _check_model(recipe, tokenizer)
-    job = make_job(recipe.absolute(), manifest, tokenizer)
+    job = make_job(recipe.absolute(), source, tokenizer)
     if not folder.exists():
-        create_run(folder, recipe, manifest, tokenizer.to_json())
+        create_run(folder, recipe, source, tokenizer.to_json())
     return job
 
 
-def find_manifest(recipe: Recipe, console: Console) -> Manifest:
-    """The dataset's manifest, made now if there is none, and checked against the shards."""
-    manifest = load_manifest(recipe.data)
+def find_datasets(recipe: Recipe, console: Console) -> tuple[Dataset, ...]:
+    """The recipe's datasets with their manifests, made now where there is none, and checked against the shards."""
+    found = []
+    for i, config in enumerate(recipe.data.datasets):
+        try:
+            found.append(_find_dataset(config, console))
+        except DataError as error:
+            raise DataError(f"data.sources.{i}: {error}" if recipe.data.sources else str(error)) from None
+    return tuple(found)
+
+
+def _find_dataset(config: DatasetConfig, console: Console) -> Dataset:
+    manifest = load_manifest(config)
     if manifest is None:
-        console.line(f"indexing {recipe.data.url}")
-        manifest = build_manifest(recipe.data, lambda done, total: console.count("shards", done, total))
-    check_shards(recipe.data, manifest)
-    return manifest
+        console.line(f"indexing {config.url}")
+        manifest = index_dataset(config, lambda done, total: console.count("shards", done, total)).manifest
+    check_shards(config, manifest)
+    return Dataset(config, manifest)
 
 
-def make_job(recipe: Recipe, manifest: Manifest, tokenizer: CaptionTokenizer) -> Job:
-    """The job, its unit chosen so that one fits a block and a worker's batch is a whole number of them."""
+def make_source(recipe: Recipe, datasets: tuple[Dataset, ...]) -> Source:
+    """The order of samples, in units that fit a block and of which a worker's batch is a whole number."""
     rows_per_worker = recipe.optim.global_batch_size // recipe.scaling.num_workers
     decoded_bytes = 3 * recipe.model.image.image_size**2 + 4 * recipe.model.text.max_tokens
-    rows = unit_rows(rows_per_worker, decoded_bytes)
-    source = Source(recipe.data, manifest, recipe.seed, rows)
-    _ = source.plan  # refuses a dataset without a usable row
-    return Job(
-        recipe,
-        source,
-        Decoding(recipe.model.image.image_size, tokenizer.to_json(), recipe.model.text.max_tokens),
+    anchored = zip(recipe.data.datasets, datasets, strict=True)
+    source = Source(
+        tuple(Dataset(config, dataset.manifest) for config, dataset in anchored),
+        recipe.seed,
+        unit_rows(rows_per_worker, decoded_bytes),
     )
+    _ = source.plan  # refuses a dataset without a usable row
+    return source
 
 
-def _captions(recipe: Recipe, manifest: Manifest) -> Iterator[str]:
-    """Captions of usable rows in file order."""
-    folder, columns = locate(recipe.data.url, recipe.data.storage_options), manifest.columns
-    names = [name for name in (columns.caption, columns.status) if name]
-    for shard in manifest.shards:
-        with folder.filesystem.open_input_file((folder / shard).path) as stream, pq.ParquetFile(stream) as file:
-            for group in range(file.num_row_groups):
-                table = file.read_row_group(group, columns=names)
-                yield from table.filter(usable_mask(table, columns)).column(columns.caption).to_pylist()
+def make_job(recipe: Recipe, source: Source, tokenizer: CaptionTokenizer) -> Job:
+    """The job: recipe, order, and how rows become arrays."""
+    crop = RandomResizedCrop(recipe.data.crop_scale, recipe.data.crop_ratio)
+    decoding = Decoding(
+        recipe.model.image.image_size,
+        tokenizer.to_json(),
+        recipe.model.text.max_tokens,
+        recipe.seed,
+        crop if recipe.data.crop == "random_resized" else None,
+    )
+    return Job(recipe, source, decoding)
+
+
+def captions(datasets: tuple[Dataset, ...]) -> Iterator[str]:
+    """Captions of usable rows in file order, one dataset after the other."""
+    for dataset in datasets:
+        manifest, columns = dataset.manifest, dataset.manifest.columns
+        names = [name for name in (columns.caption, columns.status) if name]
+        for name, size in zip(manifest.shards, manifest.shard_bytes.tolist(), strict=True):
+            location = dataset.folder / name
+            shard = open_shard(location, size)
+            table = read_groups(shard, location, range(read_footer(shard, location).num_row_groups), names)
+            column = table.filter(usable_mask(table, columns)).column(columns.caption)
+            for caption in column.to_pylist():
+                yield from (text for text in caption if text) if is_list(column.type) else (caption,)
 
 
 def _check_model(recipe: Recipe, tokenizer: CaptionTokenizer) -> None:

@@ -47,11 +47,9 @@ def _url(value: str | None) -> str | None:
     return value
 
 
-class DataConfig(LocationSection):
-    """Where the image-text pairs are and how they are read."""
+class _Columns(LocationSection):
+    """What is known of a dataset of Parquet shards beside its place."""
 
-    url: str
-    """Folder or ``s3://`` URL of Parquet shards."""
     manifest: str | None = None
     """Where the manifest lies; null means ``_manifest.parquet`` beside the shards."""
     image_column: str | None = None
@@ -60,12 +58,73 @@ class DataConfig(LocationSection):
     """Column of captions; null finds it by the usual names."""
     key_column: str | None = None
     """Column that names a sample; null finds it by the usual names, or numbers the rows."""
+
+
+class DatasetConfig(_Columns):
+    """One dataset of image-text pairs."""
+
+    url: str
+    """Folder or ``s3://`` URL of Parquet shards."""
+    weight: float = Field(1.0, gt=0)
+    """How often each pair comes up in an epoch of a mixture: 2 repeats, 0.25 takes another quarter each time."""
+
+    _check_urls = field_validator("url", "manifest")(_url)
+
+
+class DataConfig(_Columns):
+    """Where the image-text pairs are and how they are read."""
+
+    url: str | None = None
+    """Folder or ``s3://`` URL of Parquet shards."""
+    sources: tuple[DatasetConfig, ...] = ()
+    """Several datasets as one, in place of ``url``; one without storage options of its own uses those of ``data``."""
+    crop: Literal["center", "random_resized"] = "center"
+    """``center`` resizes the short side and crops, as the paper does; ``random_resized`` is the released training's."""
+    crop_scale: tuple[float, float] = (0.9, 1.0)
+    """Share of the picture's area that a random crop keeps."""
+    crop_ratio: tuple[float, float] = (0.75, 4 / 3)
+    """Width to height of a random crop before it is resized to a square."""
     max_invalid_fraction: float = Field(0.01, ge=0, le=1)
     """The run stops when more than this share of its samples turn out to be no usable pair."""
     prefetch_batches: int = Field(4, ge=1)
     """Units each worker fetches ahead of the step."""
+    object_store_gib: float | None = Field(None, gt=0)
+    """Most of the object store that the stream may fill, in GiB; null is what it needs to keep every core busy."""
 
     _check_urls = field_validator("url", "manifest")(_url)
+
+    @field_validator("crop_scale", "crop_ratio")
+    @classmethod
+    def _ordered(cls, bounds: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < bounds[0] <= bounds[1]:
+            raise ValueError(f"must be two positive numbers, the smaller first (got {list(bounds)})")
+        return bounds
+
+    @model_validator(mode="after")
+    def _one_place(self) -> DataConfig:
+        if (self.url is None) == (not self.sources):
+            raise ValueError("name one dataset with url, or several with sources" + (", not both" if self.url else ""))
+        told = [name for name in ("manifest", "image_column", "caption_column", "key_column") if getattr(self, name)]
+        if self.sources and told:
+            raise ValueError(f"{', '.join(told)}: with sources, give it to the source that it is meant for")
+        if self.crop_scale[1] > 1:
+            raise ValueError(f"crop_scale: a crop is at most the whole picture, 1.0 (got {list(self.crop_scale)})")
+        return self
+
+    @property
+    def datasets(self) -> tuple[DatasetConfig, ...]:
+        """The sources, or the one dataset."""
+        if self.url is not None:
+            names = DatasetConfig.model_fields.keys() - {"weight"}
+            return (DatasetConfig(**{name: getattr(self, name) for name in names}),)
+        options = {"storage_options": self.storage_options}
+        return tuple(s if s.storage_options else s.model_copy(update=options) for s in self.sources)
+
+    @property
+    def urls(self) -> str:
+        """The place or places, for a sentence."""
+        weighted = (f"{s.weight:g} x {s.url}" if s.weight != 1 else s.url for s in self.datasets)
+        return " + ".join(weighted)
 
 
 class OptimConfig(Section):
@@ -207,11 +266,13 @@ class Recipe(Section):
         def anchor(url: str | None) -> str | None:
             return url if url is None or "://" in url else str(Path(url).expanduser().absolute())
 
+        def places(data: DataConfig | DatasetConfig) -> dict[str, str | None]:
+            return {"url": anchor(data.url), "manifest": anchor(data.manifest)}
+
+        sources = tuple(source.model_copy(update=places(source)) for source in self.data.sources)
         return self.model_copy(
             update={
-                "data": self.data.model_copy(
-                    update={"url": anchor(self.data.url), "manifest": anchor(self.data.manifest)}
-                ),
+                "data": self.data.model_copy(update={**places(self.data), "sources": sources}),
                 "eval": self.eval.model_copy(update={"url": anchor(self.eval.url)}),
                 "storage": self.storage.model_copy(update={"url": anchor(self.storage.url)}),
             }
@@ -234,6 +295,7 @@ _FREE = (
     "eval.",
     "data.prefetch_batches",
     "data.storage_options",
+    "data.object_store_gib",
     "train.log_every",
     "train.checkpoint_every",
     "train.keep_checkpoints",

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from clippy.config import ConfigError
-from pipelines.manifest import Manifest
 from pipelines.recipe import Recipe
+from pipelines.samples import Source
 from pipelines.storage import Location, locate
 
 RECIPE_FILE, RUN_FILE, TOKENIZER_FILE = "recipe.yaml", "run.json", "tokenizer.json"
@@ -67,7 +67,7 @@ class RunFolder:
         return records
 
 
-def check_run(recipe: Recipe, manifest: Manifest) -> RunFolder:
+def check_run(recipe: Recipe, source: Source) -> RunFolder:
     """The recipe's run folder, which may not exist yet.
 
     Raises ConfigError, naming each field, if it holds a run of another recipe or on other data.
@@ -80,19 +80,19 @@ def check_run(recipe: Recipe, manifest: Manifest) -> RunFolder:
         remedy = "keep these values, or give the new run another name with name=..."
         raise ConfigError(f"{recipe.run_url} holds a run of another recipe ({remedy})", differences)
     known = folder.read_json(RUN_FILE).get("manifest_digest")
-    if known != manifest.digest:
+    if known != source.digest:
         problem = (
-            f"data.url: {recipe.data.url} is not what this run was started on (manifest {str(known)[:12]}, now "
-            f"{manifest.digest[:12]}); restore the data, or give the new run another name with name=..."
+            f"data: {recipe.data.urls} is not what this run was started on (manifest {str(known)[:12]}, now "
+            f"{source.digest[:12]}); restore the data, or give the new run another name with name=..."
         )
         raise ConfigError(recipe.run_url, [problem])
     return folder
 
 
-def create_run(folder: RunFolder, recipe: Recipe, manifest: Manifest, tokenizer_json: str) -> None:
+def create_run(folder: RunFolder, recipe: Recipe, source: Source, tokenizer_json: str) -> None:
     """Write a new run's first files; ``recipe.yaml`` comes last and makes it a run."""
     (folder.location / TOKENIZER_FILE).write_text(tokenizer_json)
-    folder.write_json(RUN_FILE, {"manifest_digest": manifest.digest})
+    folder.write_json(RUN_FILE, {"manifest_digest": source.digest})
     (folder.location / RECIPE_FILE).write_text(recipe.to_yaml())
 
 

@@ -1,10 +1,12 @@
 """One unit of the plan: read its rows from Parquet, then decode them. Plain functions; the stream runs them as tasks.
 
 A row that gives no pair keeps its place, marked with a cause, so that the order never depends on what images hold.
+What is drawn at random for a row, one of its captions or a crop, depends on (seed, pass, key) and on nothing else.
 """
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +15,16 @@ from functools import cached_property, lru_cache
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
+import pyarrow.dataset as pads
 
 from clippy import images
+from clippy.crops import RandomResizedCrop, numbers_of
 from clippy.tokens import CaptionTokenizer
-from pipelines.columns import DataError, usable_mask
+from pipelines.columns import DataError, is_list, usable_mask
 from pipelines.manifest import Manifest, changed_shard, missing_shard
-from pipelines.plan import Plan, Rows
-from pipelines.recipe import DataConfig
+from pipelines.plan import Part, Plan, Rows
+from pipelines.recipe import DatasetConfig
+from pipelines.shards import footer_digest, open_shard, read_footer, read_groups
 from pipelines.storage import Location, locate
 
 VALID = "valid"
@@ -28,24 +32,61 @@ CAUSES = (VALID, "null_image", "empty_caption", images.NOT_AN_IMAGE, images.TRUN
 """What can become of a row; its index is the ``cause`` column of a decoded unit."""
 
 
+def invalid_rows(counts: Sequence[int]) -> dict[str, int]:
+    """Rows that were no usable pair, by cause, from the rows of each of CAUSES."""
+    return {cause: n for cause, n in zip(CAUSES[1:], counts[1:], strict=True) if n}
+
+
+_CROP_NUMBERS = 40
+"""Four numbers for each of ten tries, as torchvision's RandomResizedCrop makes them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """One dataset of the mixture and its manifest."""
+
+    config: DatasetConfig
+    manifest: Manifest
+
+    @cached_property
+    def folder(self) -> Location:
+        """Where its shards lie."""
+        return locate(self.config.url, self.config.storage_options)
+
+
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Everything a task needs to make any unit: the dataset, its manifest and the order."""
+    """Everything a task needs to make any unit: the datasets and the order."""
 
-    data: DataConfig
-    manifest: Manifest
+    datasets: tuple[Dataset, ...]
     seed: int
     unit_rows: int
 
     @cached_property
     def plan(self) -> Plan:
-        """The order of samples."""
-        return Plan(self.manifest.usable_rows, self.manifest.digest, self.seed)
+        """The order of samples. Raises DataError for a dataset without a usable row."""
+        for dataset in self.datasets:
+            if not dataset.manifest.usable_rows.sum():
+                raise DataError(f"{dataset.config.url}: the dataset has no usable row")
+        return Plan(
+            [Part(d.manifest.usable_rows, d.manifest.digest, d.config.weight) for d in self.datasets], self.seed
+        )
+
+    @property
+    def digest(self) -> str:
+        """Of data and weights: position in another mixture means nothing."""
+        return self.plan.digest
+
+    @property
+    def is_local(self) -> bool:
+        """Whether nothing has to be fetched from another machine."""
+        return all(dataset.folder.is_local for dataset in self.datasets)
 
     @cached_property
-    def folder(self) -> Location:
-        """The dataset's folder."""
-        return locate(self.data.url, self.data.storage_options)
+    def excluded(self) -> dict[str, int]:
+        """Rows of all datasets that are no samples, by cause."""
+        causes = [cause for dataset in self.datasets for cause in dataset.manifest.excluded]
+        return {cause: sum(d.manifest.excluded.get(cause, 0) for d in self.datasets) for cause in dict.fromkeys(causes)}
 
 
 @dataclass(frozen=True)
@@ -55,53 +96,84 @@ class Decoding:
     image_size: int
     tokenizer_json: str
     max_tokens: int
+    seed: int = 0
+    crop: RandomResizedCrop | None = None
+    """Null resizes and crops the centre."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Encoded bytes of images, and seconds that tasks spent to read and to decode them."""
+
+    image_bytes: int = 0
+    read_seconds: float = 0.0
+    decode_seconds: float = 0.0
 
 
 def read_unit(source: Source, unit: int) -> pa.Table:
-    """Rows of one unit, in order, still encoded: columns unit, key, image (bytes or null) and caption.
+    """Rows of one unit, in order, still encoded.
 
-    Raises DataError when a shard is gone or is not the one that was indexed.
+    Columns unit, passes, key, image (bytes or null), caption (text) and read_seconds (each row's share). Raises
+    DataError when a shard is gone or is not the one that was indexed.
     """
+    started = time.perf_counter()
     runs = source.plan.rows(unit * source.unit_rows, (unit + 1) * source.unit_rows)
     table = pa.concat_tables([_read_rows(source, run) for run in runs])
-    return table.add_column(0, "unit", pa.repeat(pa.scalar(unit, pa.int64()), len(table)))
+    table = table.add_column(0, "unit", pa.repeat(pa.scalar(unit, pa.int64()), len(table)))
+    return _add_seconds(table, "read_seconds", time.perf_counter() - started)
 
 
 def decode_unit(table: pa.Table, decoding: Decoding) -> dict[str, np.ndarray]:
-    """Arrays of one unit: unit, key, cause, pixels uint8 (rows, size, size, 3) and ids int32 (rows, tokens).
+    """Arrays of one unit: pixels uint8 (rows, size, size, 3), ids int32 (rows, tokens), and one number a row.
 
-    A row without a pair has zero pixels and the ids of an empty caption.
+    These are unit, key, cause, image_bytes (encoded), read_seconds and decode_seconds (of a core; each row's
+    share). A row without a pair has zero pixels and the ids of an empty caption.
     """
+    started = time.thread_time()
     size = decoding.image_size
-    pixels = np.zeros((len(table), size, size, 3), dtype=np.uint8)
+    pixels = np.empty((len(table), size, size, 3), dtype=np.uint8)
     causes = np.zeros(len(table), dtype=np.int8)
-    captions = table.column("caption").to_pylist()
+    captions, keys = table.column("caption").to_pylist(), table.column("key").to_pylist()
+    passes = table.column("passes").to_pylist()
     for i, image in enumerate(table.column("image")):
-        cause = _decode_row(image, captions[i], pixels[i])
-        causes[i] = CAUSES.index(cause)
+        cause = _decode_row(image, captions[i], pixels[i], decoding, (decoding.seed, passes[i], keys[i]))
         if cause != VALID:
-            captions[i] = ""
-    tokenizer = _tokenizer(decoding.tokenizer_json, decoding.max_tokens)
+            causes[i], captions[i], pixels[i] = CAUSES.index(cause), "", 0
+    lengths = pc.fill_null(pc.binary_length(table.column("image")), 0)
     return {
         "unit": table.column("unit").to_numpy(),
-        "key": np.array(table.column("key").to_pylist(), dtype=object),
+        "key": np.array(keys, dtype=object),
         "cause": causes,
         "pixels": pixels,
-        "ids": tokenizer(captions, width=decoding.max_tokens),
+        "ids": _tokenizer(decoding.tokenizer_json, decoding.max_tokens)(captions, width=decoding.max_tokens),
+        "image_bytes": lengths.to_numpy().astype(np.int64),
+        "read_seconds": table.column("read_seconds").to_numpy(),
+        "decode_seconds": np.full(len(table), (time.thread_time() - started) / len(table), np.float32),
     }
 
 
-def _decode_row(image: pa.Scalar, caption: str, pixels: np.ndarray) -> str:
+def _decode_row(
+    image: pa.Scalar, caption: str, pixels: np.ndarray, decoding: Decoding, sample: tuple[int, int, str]
+) -> str:
     """Decode one image into ``pixels`` and return VALID, or the cause why it is no sample."""
     if not caption.strip():
         return "empty_caption"
     if not image.is_valid:
         return "null_image"
+    crop = decoding.crop
     try:
-        pixels[:] = images.decode_image(image.as_py(), len(pixels))
+        if crop is None:
+            pixels[:] = images.decode_image(image.as_py(), len(pixels))
+        else:
+            numbers = numbers_of(_CROP_NUMBERS, "crop", *sample)
+            pixels[:] = images.decode_image(image.as_py(), len(pixels), lambda w, h: crop.box(w, h, numbers))
     except images.ImageError as error:
         return error.cause
     return VALID
+
+
+def _add_seconds(table: pa.Table, name: str, seconds: float) -> pa.Table:
+    return table.append_column(name, pa.repeat(pa.scalar(seconds / len(table), pa.float32()), len(table)))
 
 
 @lru_cache(maxsize=4)
@@ -110,15 +182,16 @@ def _tokenizer(text: str, max_tokens: int) -> CaptionTokenizer:
 
 
 def _read_rows(source: Source, run: Rows) -> pa.Table:
-    """The wanted rows of one row group, as columns key, image, caption."""
-    manifest, columns = source.manifest, source.manifest.columns
+    """The wanted rows of one row group, as columns passes, key, image, caption."""
+    dataset = source.datasets[run.part]
+    manifest, columns = dataset.manifest, dataset.manifest.columns
     shard_index, group = int(manifest.shard_of_group[run.group]), int(manifest.group_in_shard[run.group])
     shard = manifest.shards[shard_index]
     names = [name for name in (columns.image, columns.caption, columns.key, columns.status) if name]
-    table = _read_group(source, shard_index, group, names)
+    table = _read_group(dataset, shard_index, group, names)
     usable = np.flatnonzero(usable_mask(table, columns))
     if len(usable) != manifest.usable_rows[run.group]:
-        raise DataError(changed_shard(source.data.url, shard))
+        raise DataError(changed_shard(dataset.config.url, shard))
     rows = usable[run.rows]
     wanted = table.take(pa.array(rows))
     image = wanted.column(columns.image)
@@ -130,39 +203,58 @@ def _read_rows(source: Source, run: Rows) -> pa.Table:
         keys = wanted.column(columns.key).cast(pa.string())
     return pa.table(
         {
+            "passes": pa.repeat(pa.scalar(run.passes, pa.int64()), len(rows)),
             "key": keys,
             "image": image.cast(pa.large_binary()),  # 32-bit offsets overflow at 2 GiB in a column
-            "caption": wanted.column(columns.caption).cast(pa.string()),
+            "caption": _draw_captions(wanted.column(columns.caption), keys, source.seed, run.passes),
         }
     )
 
 
-def _read_group(source: Source, shard_index: int, group: int, names: Sequence[str]) -> pa.Table:
-    manifest, shard = source.manifest, source.manifest.shards[shard_index]
-    path = (source.folder / shard).path
+def _draw_captions(captions: pa.ChunkedArray, keys: pa.Array | pa.ChunkedArray, seed: int, passes: int) -> pa.Array:
+    """One caption a row: where there are several, another one drawn in each pass."""
+    if not is_list(captions.type):
+        return captions.cast(pa.string())
+    drawn = []
+    for key, texts in zip(keys.to_pylist(), captions.to_pylist(), strict=True):
+        choices = [text for text in texts if text and text.strip()]
+        (number,) = numbers_of(1, "caption", seed, passes, key)
+        drawn.append(choices[int(number * len(choices))] if choices else "")
+    return pa.array(drawn, pa.string())
+
+
+def _read_group(dataset: Dataset, shard_index: int, group: int, names: list[str]) -> pa.Table:
+    shard_name = dataset.manifest.shards[shard_index]
+    location = dataset.folder / shard_name
     try:
-        with source.folder.filesystem.open_input_file(path) as stream:
-            if stream.size() != manifest.shard_bytes[shard_index]:
-                raise DataError(changed_shard(source.data.url, shard))
-            footer = _footer(manifest.digest, path, stream)
-            with pq.ParquetFile(stream, metadata=footer, pre_buffer=True) as file:
-                return file.read_row_group(group, columns=list(names), use_threads=False)
+        shard = _open_shard(dataset, shard_index, location)
+        return read_groups(shard, location, [group], names)
     except FileNotFoundError:
-        raise DataError(missing_shard(source.data.url, shard)) from None
-    except (pa.ArrowException, IndexError) as error:
-        raise DataError(f"{source.data.url}/{shard}: row group {group} cannot be read: {error}") from None
+        raise DataError(missing_shard(dataset.config.url, shard_name)) from None
 
 
-_FOOTERS: OrderedDict[tuple[str, str], pq.FileMetaData] = OrderedDict()
+_SHARDS: OrderedDict[tuple[str, str], pads.ParquetFileFragment] = OrderedDict()
 
 
-def _footer(digest: str, path: str, stream: pa.NativeFile) -> pq.FileMetaData:
-    """The shard's footer, kept for the next unit that this process reads from it."""
-    key = (digest, path)
-    if key in _FOOTERS:
-        _FOOTERS.move_to_end(key)
-        return _FOOTERS[key]
-    _FOOTERS[key] = pq.read_metadata(stream)
-    if len(_FOOTERS) > 64:
-        _FOOTERS.popitem(last=False)
-    return _FOOTERS[key]
+def _open_shard(dataset: Dataset, shard_index: int, location: Location) -> pads.ParquetFileFragment:
+    """A handle with its footer, kept for the next unit that this process reads from the shard."""
+    manifest = dataset.manifest
+    key = (manifest.digest, location.path)
+    if key in _SHARDS:
+        _SHARDS.move_to_end(key)
+        return _SHARDS[key]
+    changed = changed_shard(dataset.config.url, manifest.shards[shard_index])
+    shard = open_shard(location, int(manifest.shard_bytes[shard_index]))
+    try:
+        footer = read_footer(shard, location)
+    except DataError as error:
+        # Of another size, the file does not end where the manifest says: what is read there is no footer.
+        if "Parquet" in str(error):
+            raise DataError(changed) from None
+        raise
+    if footer_digest(footer) != manifest.shard_digests[shard_index]:
+        raise DataError(changed)
+    _SHARDS[key] = shard
+    if len(_SHARDS) > 64:
+        _SHARDS.popitem(last=False)
+    return shard

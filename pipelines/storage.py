@@ -65,6 +65,34 @@ class Location:
             self.filesystem.delete_dir(self.path)
 
 
+def explain(error: Exception) -> str | None:
+    """What is wrong and what helps, for an error of storage that no patience mends; None for any other."""
+    text = str(error)
+    for signs, sentence in _LASTING:
+        if any(sign in text for sign in signs):
+            return sentence
+    if isinstance(error, PermissionError):
+        return "access denied; check the permissions or the credentials in the environment"
+    return None
+
+
+_LASTING = (
+    (("NO_SUCH_BUCKET", "NoSuchBucket", "bucket does not exist"), "there is no such bucket; check name and endpoint"),
+    (
+        ("PermanentRedirect", "AuthorizationHeaderMalformed", "HTTP status 301", "configured region"),
+        "the bucket lies in another region; set storage_options.region or AWS_REGION to its own",
+    ),
+    (
+        ("INVALID_ACCESS_KEY_ID", "InvalidAccessKeyId", "SIGNATURE_DOES_NOT_MATCH", "SignatureDoesNotMatch"),
+        "the credentials are not accepted; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    ),
+    (
+        ("ACCESS_DENIED", "AccessDenied", "HTTP status 403", "Forbidden", "ExpiredToken"),
+        "access denied; check credentials and policy, or set storage_options.anon=true for a public bucket",
+    ),
+)
+
+
 def locate(url: str, options: Mapping[str, Any] | None = None) -> Location:
     """The location of a folder, a file, or an ``s3://``, ``gs://`` or other fsspec URL.
 
@@ -106,6 +134,8 @@ def _arrow_s3(options: Mapping[str, Any]) -> pafs.S3FileSystem:
     region = options.get("region") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if region or endpoint:  # without either, Arrow asks the environment and then the bucket
         arguments["region"] = region or "us-east-1"
+    # The client itself repeats what was throttled, reset or cut short; reads of shards are repeated above it too.
+    arguments["retry_strategy"] = pafs.AwsStandardS3RetryStrategy(max_attempts=5)
     return pafs.S3FileSystem(**arguments)
 
 

@@ -8,7 +8,7 @@ worker checks the unit numbers it is handed: an order that broke is an error, ne
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from pipelines.samples import CAUSES, Decoding, Source, decode_unit, read_unit
+from pipelines.samples import CAUSES, Decoding, Source, Work, decode_unit, read_unit
 
 _READ_CPUS = 0.25
 """A task that reads from object storage mostly waits."""
@@ -37,6 +37,8 @@ class Batch:
     """int32 (B, T), padded to the recipe's longest caption."""
     causes: np.ndarray
     """int8 (B,): index into ``pipelines.samples.CAUSES``, 0 for a valid row."""
+    work: Work = field(default_factory=Work)
+    """What these rows took."""
 
     @property
     def valid(self) -> np.ndarray:
@@ -55,7 +57,7 @@ def build_dataset(source: Source, decoding: Decoding, first_unit: int, stop_unit
     units = [pa.table({"unit": np.arange(start, min(start + _PLAN_ROWS, stop_unit))}) for start in starts]
     plan = ray.data.from_arrow(units).repartition(target_num_rows_per_block=1)
     # Nothing waits on a local disk: with equal needs Ray Data runs both stages as one task, which costs half.
-    read_cpus = 1 if source.folder.is_local else _READ_CPUS
+    read_cpus = 1 if source.is_local else _READ_CPUS
     encoded = plan.map_batches(
         _read_block, batch_size=None, batch_format="pyarrow", num_cpus=read_cpus, fn_args=(source_ref,)
     )
@@ -87,12 +89,14 @@ def iterate_batches(
 
 def _join(blocks: list[dict[str, np.ndarray]]) -> Batch:
     joined = {name: np.concatenate([block[name] for block in blocks]) for name in ("key", "pixels", "ids", "cause")}
+    work = {n: sum(float(b[n].sum()) for b in blocks) for n in ("image_bytes", "read_seconds", "decode_seconds")}
     return Batch(
         units=[int(block["unit"][0]) for block in blocks],
         keys=joined["key"].tolist(),
         pixels=joined["pixels"],
         ids=joined["ids"],
         causes=joined["cause"],
+        work=Work(int(work["image_bytes"]), work["read_seconds"], work["decode_seconds"]),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import queue
@@ -10,12 +11,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pipelines.manifest import Manifest
 from pipelines.recipe import Recipe
 from pipelines.run_folder import RUN_FILE, RunFolder
+from pipelines.samples import Dataset, Source
 from pipelines.storage import locate
 
-_METRICS = ("loss", "learning_rate", "logit_scale", "grad_norm", "images_per_second", "data_wait_fraction")
+_METRICS = (
+    *("loss", "learning_rate", "logit_scale", "grad_norm"),
+    *("images_per_second", "data_wait_fraction", "bytes_per_second", "decode_images_per_core"),
+)
 _BATCH = 1000  # MLflow's limit of metrics in one request
 
 logger = logging.getLogger(__name__)
@@ -49,9 +53,9 @@ class Tracker:
         self._thread = threading.Thread(target=self._work, daemon=True, name="mlflow")
         self._thread.start()
 
-    def describe(self, recipe: Recipe, manifest: Manifest) -> None:
-        """Log the recipe as flat parameters and the dataset as an input; repeating it changes nothing."""
-        self._tasks.put((self._describe, recipe, manifest))
+    def describe(self, recipe: Recipe, source: Source) -> None:
+        """Log the recipe as flat parameters and the datasets as inputs; repeating it changes nothing."""
+        self._tasks.put((self._describe, recipe, source))
 
     def log(self, records: list[dict[str, Any]]) -> None:
         """Log metrics by step; steps that the run already has, from before a restart, are left out."""
@@ -96,24 +100,20 @@ class Tracker:
         self._folder.write_json(RUN_FILE, known | {"mlflow_uri": self.uri, "mlflow_run_id": run.info.run_id})
         return run.info.run_id, 0
 
-    def _describe(self, recipe: Recipe, manifest: Manifest) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag, Param
+    def _describe(self, recipe: Recipe, source: Source) -> None:
+        from mlflow.entities import DatasetInput, InputTag, Param
 
         known = self._client.get_run(self.run_id).data.params
         flat = {name: str(value)[:6000] for name, value in recipe.flat().items()}
         new = [Param(name, value) for name, value in flat.items() if name not in known]  # a parameter is written once
         for start in range(0, len(new), 100):
             self._client.log_batch(self.run_id, params=new[start : start + 100])
-        dataset = Dataset(
-            name=Path(recipe.data.url).name or "data",
-            digest=manifest.digest[:36],
-            source_type="parquet",
-            source=recipe.data.url,
-            profile=f'{{"num_rows": {int(manifest.usable_rows.sum())}}}',
-        )
-        self._client.log_inputs(self.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "train")])])
+        inputs = [
+            DatasetInput(_describe_dataset(d), [InputTag("mlflow.data.context", "train")]) for d in source.datasets
+        ]
+        self._client.log_inputs(self.run_id, inputs)
         self._client.log_text(self.run_id, recipe.to_yaml(), "recipe.yaml")
-        self._log_values({f"data/excluded_rows/{cause}": n for cause, n in manifest.excluded.items()}, 0)
+        self._log_values({f"data/excluded_rows/{cause}": n for cause, n in source.excluded.items()}, 0)
 
     def _log(self, records: list[dict[str, Any]]) -> None:
         from mlflow.entities import Metric
@@ -170,3 +170,18 @@ def _artifact_location(recipe: Recipe, uri: str) -> str | None:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def _describe_dataset(dataset: Dataset) -> Any:
+    """One dataset of the mixture as MLflow shows it."""
+    from mlflow.entities import Dataset as DatasetEntity
+
+    url = dataset.config.url
+    profile = {"num_rows": int(dataset.manifest.usable_rows.sum()), "weight": dataset.config.weight}
+    return DatasetEntity(
+        name=Path(url).name or "data",
+        digest=dataset.manifest.digest[:36],
+        source_type="parquet",
+        source=url,
+        profile=json.dumps(profile),
+    )

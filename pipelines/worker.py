@@ -117,7 +117,7 @@ def _restore(job: Job, device: torch.device) -> TrainState:
     state = TrainState(model, build_optimizer(model, recipe.optim))
     step = job.resume_step()
     if step:
-        load_checkpoint(job.folder.checkpoints / checkpoint_name(step), state, job.source.manifest.digest)
+        load_checkpoint(job.folder.checkpoints / checkpoint_name(step), state, job.source.digest)
     return state
 
 
@@ -154,7 +154,7 @@ class _RankZeroReporter(_SilentReporter):
 
     def save(self, state: TrainState) -> None:
         job = self._job
-        saved = save_checkpoint(job.folder.checkpoints, state, job.recipe, job.source.manifest.digest)
+        saved = save_checkpoint(job.folder.checkpoints, state, job.recipe, job.source.digest)
         self._metrics.flush()
         ray.get(self._events.put.remote({"saved": saved.url}))  # waits, so that nothing said before can be lost
         # Ray Train is told of the step, not of the checkpoint: its own list of checkpoints must agree with the

@@ -51,10 +51,10 @@ def missing_shard(shapes: Path, folder: Path) -> list[str]:
     folder.mkdir()
     for file in sorted((shapes / "train").glob("0*.parquet")):
         (folder / file.name).write_bytes(file.read_bytes())
-    from pipelines.manifest import build_manifest
-    from pipelines.recipe import DataConfig
+    from pipelines.index import index_dataset
+    from pipelines.recipe import DatasetConfig
 
-    build_manifest(DataConfig(url=str(folder)))
+    index_dataset(DatasetConfig(url=str(folder)))
     (folder / "00001.parquet").unlink()
     return [f"data.url={folder}"]
 

@@ -22,13 +22,14 @@ from cluster.cli import main
 from pipelines.columns import DataError
 from pipelines.data_card import write_data_card
 from pipelines.distribution import distribution
+from pipelines.index import index_dataset
 from pipelines.inspect_advice import advise
 from pipelines.inspect_data import Inspection, inspect_data
 from pipelines.inspect_layout import Column
 from pipelines.inspect_rows import pick_rows
 from pipelines.inspect_text import as_text
-from pipelines.manifest import Manifest, build_manifest
-from pipelines.recipe import DataConfig
+from pipelines.manifest import Manifest
+from pipelines.recipe import DatasetConfig
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -50,7 +51,7 @@ def noise(size: int, seed: int) -> bytes:
     return stream.getvalue()
 
 
-def rows(number: int, first: int = 0, **columns: list[object]) -> dict[str, list[object] | pa.Array]:
+def rows(number: int, first: int = 0, **columns: list[object] | pa.Array) -> dict[str, list[object] | pa.Array]:
     """Good rows; ``columns`` replace or add some."""
     places = range(first, first + number)
     images = columns.pop("jpg", None) or [picture(seed=i) for i in places]
@@ -68,9 +69,9 @@ def write(folder: Path, name: str, columns: dict[str, list[object] | pa.Array], 
 
 
 def inspect(folder: Path | str, image_size: int = 32, index: bool = False, **options: object) -> Inspection:
-    data = DataConfig(url=str(folder))
+    data = DatasetConfig(url=str(folder))
     if index:
-        build_manifest(data)
+        index_dataset(data)
     return inspect_data(data, image_size=image_size, **options)  # type: ignore[arg-type]
 
 
@@ -89,7 +90,6 @@ def test_facts_of_the_shapes_benchmark_are_exact(shapes: Path) -> None:
     facts = json.loads(json.dumps(found.as_dict()))
     assert (facts["rows"], facts["usable_rows"], facts["shards"], facts["row_groups"]) == (200, 200, 2, 13)
     assert facts["row_group_rows"]["max"] == facts["row_group_rows"]["median"] == 16
-    assert facts["measured_row_groups"] == 13
     assert facts["bytes"] == sum(shard.stat().st_size for shard in shards)
     roles = {column["role"]: column["name"] for column in facts["schema"] if column["role"]}
     assert roles == {"image": "jpg", "caption": "caption", "key": "key", "status": "status"}
@@ -163,6 +163,22 @@ def test_hugging_face_layout_is_understood(tmp_path: Path) -> None:
     assert found.layout.largest_image_column_bytes > len(picture())
 
 
+def test_several_captions_of_an_image_are_kept_apart(tmp_path: Path) -> None:
+    captions: list[object] = [["a dog", "an old dog"], ["a cat", None, " "], [], ["  "], None]
+    write(tmp_path, "a.parquet", rows(5, caption=pa.array(captions, pa.list_(pa.string()))))
+    found = inspect(tmp_path, thumbnails=True)
+    assert found.layout.usable_rows == 3  # neither null nor an empty list
+    sample = found.sample
+    assert sample.causes == {"valid": 2, "empty_caption": 1}
+    assert sample.caption_words is not None
+    assert (sample.caption_words.count, sample.caption_words.max) == (3, 3)
+    assert sample.captions_per_row is not None
+    assert sample.captions_per_row.max == 2
+    assert "captions a row" in as_text(found)
+    write_data_card(found, str(tmp_path / "card.html"))
+    assert "(+1 more)" in (tmp_path / "card.html").read_text()
+
+
 def test_sample_is_spread_and_always_the_same(tmp_path: Path) -> None:
     for shard in range(4):
         write(tmp_path, f"{shard}.parquet", rows(200, 200 * shard), row_group_rows=10)
@@ -174,7 +190,6 @@ def test_sample_is_spread_and_always_the_same(tmp_path: Path) -> None:
     per_shard = np.bincount([int(key[1:]) // 200 for key in keys])
     assert per_shard.tolist() == [32, 32, 32, 32]
     assert first.sample.row_groups == 64
-    assert (first.layout.row_groups, first.layout.measured_row_groups) == (80, 80)
 
 
 def manifest_of(usable_rows: list[int]) -> Manifest:
@@ -183,7 +198,7 @@ def manifest_of(usable_rows: list[int]) -> Manifest:
         **{
             **{field.name: None for field in dataclasses.fields(Manifest)},
             "shards": ("a",),
-            "shard_bytes": np.array([1000 * number]),
+            "image_bytes": np.full(number, 1000),
             "shard_of_group": np.zeros(number, dtype=np.int64),
             "group_in_shard": np.arange(number),
             "rows": np.array(usable_rows) + 1,
@@ -219,8 +234,8 @@ def test_a_huge_row_group_is_read_only_as_far_as_needed(tmp_path: Path) -> None:
     code = (
         "import sys, pyarrow as pa\n"
         "from pipelines.inspect_data import inspect_data\n"
-        "from pipelines.recipe import DataConfig\n"
-        "found = inspect_data(DataConfig(url=sys.argv[1]), sample_rows=50)\n"
+        "from pipelines.recipe import DatasetConfig\n"
+        "found = inspect_data(DatasetConfig(url=sys.argv[1]), sample_rows=50)\n"
         "print(pa.default_memory_pool().max_memory(), found.sample.rows, *(a.name for a in found.advice))"
     )
     printed = subprocess.check_output([sys.executable, "-c", code, str(tmp_path)], text=True).split()
@@ -320,7 +335,7 @@ def test_each_rule_holds_exactly(
     def advice(facts: dict[str, object]) -> list[tuple[str, bool]]:
         parts = {"layout": fit.layout, "sample": fit.sample}
         parts[part] = dataclasses.replace(parts[part], **facts)  # type: ignore[type-var]
-        found = advise(DataConfig(url="s3://b/my data"), parts["layout"], parts["sample"])  # type: ignore[arg-type]
+        found = advise(DatasetConfig(url="s3://b/my data"), parts["layout"], parts["sample"])  # type: ignore[arg-type]
         assert all(
             one.sentence.endswith(".") and "'s3://b/my data'" in (one.command or "'s3://b/my data'") for one in found
         )
@@ -353,7 +368,7 @@ def test_advice_on_data_that_is_cut_badly(tmp_path: Path) -> None:
 
 def test_manifest_of_other_data_is_noticed_and_not_used(tmp_path: Path) -> None:
     write(tmp_path, "a.parquet", rows(10))
-    build_manifest(DataConfig(url=str(tmp_path)))
+    index_dataset(DatasetConfig(url=str(tmp_path)))
     write(tmp_path, "b.parquet", rows(10, 10))
     before = contents(tmp_path)
     stale = inspect(tmp_path)

@@ -43,7 +43,7 @@ class Recorder:
         self.records += records
 
     def save(self, state: TrainState) -> None:
-        save_checkpoint(self._job.folder.checkpoints, state, self._job.recipe, self._job.source.manifest.digest)
+        save_checkpoint(self._job.folder.checkpoints, state, self._job.recipe, self._job.source.digest)
 
     def stop_requested(self) -> bool:
         return self._stop_at is not None and len(self.records) >= self._stop_at - 1
@@ -105,7 +105,7 @@ def test_resumed_equals_uninterrupted(job: Job) -> None:
     stopped = state.step
     assert committed_steps(job.folder.checkpoints)[-1] >= stopped
     again, restored = Recorder(job), new_state(job)
-    load_checkpoint(job.folder.checkpoints / checkpoint_name(stopped), restored, job.source.manifest.digest)
+    load_checkpoint(job.folder.checkpoints / checkpoint_name(stopped), restored, job.source.digest)
     assert restored.step == stopped < job.recipe.train.steps
     assert train(job, restored, again)
 
@@ -157,7 +157,7 @@ def test_half_written_and_damaged_checkpoints_do_not_count(job: Job) -> None:
     weights = newest / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
     with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
-        load_checkpoint(checkpoints / checkpoint_name(12), new_state(job), job.source.manifest.digest)
+        load_checkpoint(checkpoints / checkpoint_name(12), new_state(job), job.source.digest)
     (newest / "state.json").unlink()
     assert committed_steps(checkpoints) == [10]
     with pytest.raises(CheckpointError, match="other data"):

@@ -14,9 +14,9 @@ from PIL import Image
 from clippy.architecture import TextConfig
 from clippy.tokens import build_tokenizer
 from pipelines.columns import DataError
-from pipelines.manifest import build_manifest
-from pipelines.recipe import DataConfig
-from pipelines.samples import CAUSES, Decoding, Source, decode_unit, read_unit
+from pipelines.index import index_dataset
+from pipelines.recipe import DatasetConfig
+from pipelines.samples import CAUSES, Dataset, Decoding, Source, decode_unit, read_unit
 
 DECODING = Decoding(16, build_tokenizer(TextConfig(tokenizer="bytes", max_tokens=12)).to_json(), 12)
 
@@ -29,8 +29,8 @@ def jpeg(shade: int, side: int = 16) -> bytes:
 
 def source(folder: Path, unit_rows: int = 4, **columns: object) -> Source:
     pq.write_table(pa.table(columns), folder / "00000.parquet", row_group_size=5)
-    data = DataConfig(url=str(folder))
-    return Source(data, build_manifest(data), seed=3, unit_rows=unit_rows)
+    data = DatasetConfig(url=str(folder))
+    return Source((Dataset(data, index_dataset(data).manifest),), seed=3, unit_rows=unit_rows)
 
 
 def units(of: Source, count: int) -> list[dict[str, np.ndarray]]:

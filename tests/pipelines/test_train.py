@@ -266,9 +266,9 @@ def test_a_shard_that_vanishes_during_training_is_named(overrides: list[str], tm
     dirty_shard(tmp_path / "data", good=64)
     (bucket / "00000.parquet").write_bytes((tmp_path / "data/00000.parquet").read_bytes())
     mine = [*overrides, "data.url=s3://bucket/vanishing", "tracking.enabled=false", "data.max_invalid_fraction=1"]
-    from pipelines.manifest import build_manifest
+    from pipelines.index import index_dataset
 
-    build_manifest(load_recipe("shapes", mine).data)
+    index_dataset(load_recipe("shapes", mine).data.datasets[0])
     bucket.filesystem.delete_file((bucket / "00000.parquet").path)
     with pytest.raises(ValueError, match=r"s3://bucket/vanishing/00000\.parquet: .* is gone"):
         train(*mine, "model.text.tokenizer=bytes")

@@ -1,0 +1,132 @@
+"""How much of Ray's object store the stream may fill: worked out before the start, held to, and watched."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+import ray.data
+
+from pipelines.recipe import Recipe
+from pipelines.samples import Decoding, Source
+
+_FILL = 0.8
+"""Above this share Ray begins to spill blocks to disk."""
+_COMFORT = 256 * 2**20
+"""Small units may fill this much unless told otherwise: so little is not worth holding them up for."""
+
+
+@dataclass(frozen=True)
+class StreamBudget:
+    """Bytes of the object store that the stream needs at least and may use at most."""
+
+    unit_bytes: int
+    """One decoded unit."""
+    encoded_bytes: int
+    """One unit as it was read."""
+    needed_bytes: int
+    limit_bytes: int
+    store_bytes: int
+    """What the cluster has."""
+    decode_cores: int
+    """Cores that are not the workers'."""
+
+    def as_text(self) -> str:
+        """One line for the log."""
+        return (
+            f"object store: the stream fills at most {_gib(self.limit_bytes)} of {_gib(self.store_bytes)} GiB, "
+            f"in units of {self.unit_bytes / 2**20:.1f} MiB"
+        )
+
+
+def plan_budget(recipe: Recipe, source: Source, decoding: Decoding, cores: int, store_bytes: int) -> StreamBudget:
+    """The budget of a stream decoding on ``cores`` into a store of ``store_bytes``.
+
+    Needed are the units that workers hold or fetch ahead, and one being made on each core. Raises ValueError, with
+    the numbers and the field to change, when that does not fit.
+    """
+    data, workers = recipe.data, recipe.scaling.num_workers
+    unit = source.unit_rows * (3 * decoding.image_size**2 + 4 * decoding.max_tokens + 64)
+    encoded = int(source.unit_rows * max(_bytes_per_row(source), 1))
+    per_batch = recipe.optim.global_batch_size // workers // source.unit_rows
+    held = workers * (data.prefetch_batches + per_batch + 1)
+    what = f"{held} units held by {workers} workers and {cores} being made, {unit / 2**20:.1f} MiB each,"
+    needed = held * unit + cores * (unit + encoded)
+    limit = max(needed + 2 * cores * (unit + encoded), _COMFORT)
+    if data.object_store_gib is not None:
+        limit = int(data.object_store_gib * 2**30)
+        if limit < needed:
+            raise ValueError(
+                f"data.object_store_gib: {data.object_store_gib:g} is less than the {_gib(needed)} that {what} need; "
+                f"raise it, or lower data.prefetch_batches ({data.prefetch_batches}) or optim.global_batch_size"
+            )
+    usable = int(_FILL * store_bytes)
+    if needed > usable:
+        raise ValueError(
+            f"data.prefetch_batches: {what} need {_gib(needed)} GiB, more than the {_gib(usable)} GiB that the "
+            f"cluster's object store of {_gib(store_bytes)} GiB takes without spilling; lower data.prefetch_batches "
+            f"({data.prefetch_batches}) or optim.global_batch_size, or start Ray with a larger object store"
+        )
+    return StreamBudget(unit, encoded, needed, min(limit, usable), store_bytes, cores)
+
+
+def cluster_budget(recipe: Recipe, source: Source, decoding: Decoding) -> StreamBudget:
+    """The budget on the cluster that this process is connected to. Raises ValueError when it does not fit."""
+    resources, scaling = ray.cluster_resources(), recipe.scaling
+    training = scaling.num_workers * scaling.resources_per_worker.get("CPU", 1.0)
+    cores = max(1, int(resources.get("CPU", 1) - training))
+    return plan_budget(recipe, source, decoding, cores, int(resources.get("object_store_memory", 0)))
+
+
+def execution_options(budget: StreamBudget) -> ray.data.ExecutionOptions:
+    """Ray Data's options: the plan's order, and no more of the object store than the budget."""
+    limits = ray.data.ExecutionResources.for_limits(object_store_memory=budget.limit_bytes)
+    return ray.data.ExecutionOptions(preserve_order=True, resource_limits=limits)
+
+
+class StoreGauge:
+    """The most that the cluster's object store was seen to hold beyond what it held at first."""
+
+    def __init__(self) -> None:
+        self.peak_bytes = 0
+        self._first = self._used()
+
+    def sample(self) -> None:
+        """Look once."""
+        self.peak_bytes = max(self.peak_bytes, self._used() - self._first)
+
+    @staticmethod
+    def _used() -> int:
+        total, free = ray.cluster_resources(), ray.available_resources()
+        return int(total.get("object_store_memory", 0) - free.get("object_store_memory", 0))
+
+
+@contextmanager
+def watch_store(seconds: float = 0.25) -> Iterator[StoreGauge]:
+    """Sample the object store in a thread while the block runs."""
+    gauge, done = StoreGauge(), threading.Event()
+
+    def watch() -> None:
+        while not done.wait(seconds):
+            gauge.sample()
+
+    thread = threading.Thread(target=watch, daemon=True, name="object store")
+    thread.start()
+    try:
+        yield gauge
+    finally:
+        done.set()
+        thread.join()
+
+
+def _bytes_per_row(source: Source) -> float:
+    """Mean size of an encoded image."""
+    stored = sum(float(dataset.manifest.image_bytes.sum()) for dataset in source.datasets)
+    return stored / max(1, sum(int(dataset.manifest.rows.sum()) for dataset in source.datasets))
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f}"
