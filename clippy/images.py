@@ -166,7 +166,7 @@ def _orientation(block: bytes) -> int:
             warnings.simplefilter("ignore")
             exif.load(block)
             found = exif.get(ExifTags.Base.Orientation, 1)
-    except (SyntaxError, OSError, ValueError, KeyError, TypeError):  # a broken Exif block is no broken picture
+    except Exception:  # whatever Pillow's parser meets: a broken Exif block is no broken picture
         return 1
     return found if found in range(1, 9) else 1
 

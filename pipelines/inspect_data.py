@@ -47,7 +47,7 @@ class Inspection:
         sample["images_per_second"] = self.sample.images_per_second
         return {
             "url": self.url,
-            "fit": not self.advice,
+            "fit": not any(advice.problem for advice in self.advice),
             **layout,
             "sample": sample,
             "storage_bytes_per_second": self.storage_bytes_per_second,
