@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+import os
+from typing import TYPE_CHECKING, Any
 
 from cluster.verbs import add_json, print_result, table, verb
+
+if TYPE_CHECKING:
+    from pipelines.recipe import DatasetConfig
 
 
 def add_data_verbs(verbs: Any) -> None:
@@ -41,6 +45,17 @@ def add_data_verbs(verbs: Any) -> None:
     command.add_argument("url", metavar="URL", help="folder or s3:// URL of Parquet shards")
     command.add_argument(
         "overrides", nargs="*", metavar="data.b=c", help="e.g. data.caption_column=alt data.manifest=URL"
+    )
+    add_json(command)
+    command = verb(actions, "inspect", _data_inspect, "tell whether a dataset is fit to train on and what to change")
+    command.add_argument("url", metavar="URL", help="folder or s3:// URL of Parquet shards; only read")
+    command.add_argument("overrides", nargs="*", metavar="data.b=c", help="e.g. data.caption_column=alt")
+    command.add_argument("--html", metavar="FILE", help="also write a data card with a contact sheet of the images")
+    command.add_argument(
+        "--sample-rows", type=int, default=512, metavar="N", help="rows to decode, spread over all (default: 512)"
+    )
+    command.add_argument(
+        "--image-size", type=int, default=224, metavar="PIXELS", help="size that training will use (default: 224)"
     )
     add_json(command)
     command = verb(
@@ -122,20 +137,23 @@ def _data_shapes(options: argparse.Namespace) -> None:
     print_result({"url": options.out, "rows": counts}, options.json, f"{options.out}\n{table(counts)}")
 
 
-def _data_index(options: argparse.Namespace) -> None:
+def _data_config(command: str, options: argparse.Namespace) -> DatasetConfig:
     from clippy.config import ConfigError
-    from pipelines.console import Console
-    from pipelines.index import index_dataset
-    from pipelines.manifest import manifest_location
     from pipelines.recipe import DatasetConfig
 
     wrong = [o for o in options.overrides if not o.startswith("data.")]
     if wrong:
-        raise ConfigError("clippy data index", [f"{o}: only data.* fields matter here" for o in wrong])
-    console = Console()
-    data = DatasetConfig.load(
-        "clippy data index", f"url: {json.dumps(options.url)}", [o.removeprefix("data.") for o in options.overrides]
-    )
+        raise ConfigError(command, [f"{o}: only data.* fields matter here" for o in wrong])
+    overrides = [o.removeprefix("data.") for o in options.overrides]
+    return DatasetConfig.load(command, f"url: {json.dumps(options.url)}", overrides)
+
+
+def _data_index(options: argparse.Namespace) -> None:
+    from pipelines.console import Console
+    from pipelines.index import index_dataset
+    from pipelines.manifest import manifest_location
+
+    console, data = Console(), _data_config("clippy data index", options)
     index = index_dataset(data, lambda done, total: console.count("shards", done, total))
     console.clear()
     summary = {"manifest": manifest_location(data).url, **index.summary()}
@@ -146,6 +164,24 @@ def _data_index(options: argparse.Namespace) -> None:
 def _some(names: tuple[str, ...]) -> str:
     """How many, and the first few by name."""
     return f"{len(names)}" + (f": {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" if names else "")
+
+
+def _data_inspect(options: argparse.Namespace) -> None:
+    from pipelines.console import Console
+    from pipelines.data_card import write_data_card
+    from pipelines.inspect_data import inspect_data
+    from pipelines.inspect_text import as_text
+
+    if options.html and os.path.isdir(options.html):
+        raise ValueError(f"--html: {options.html} is a folder; name a file in it, such as data_card.html")
+    console, data = Console(), _data_config("clippy data inspect", options)
+    inspection = inspect_data(data, options.sample_rows, options.image_size, options.html is not None, console.count)
+    console.clear()
+    values, text = inspection.as_dict(), as_text(inspection)
+    if options.html:
+        values["html"] = write_data_card(inspection, options.html)
+        text = f"{text}\n\ndata card: {values['html']}"
+    print_result(values, options.json, text)
 
 
 def _data_bench(options: argparse.Namespace) -> None:

@@ -58,7 +58,7 @@ class BenchResult:
         store = f"{self.object_store_peak_bytes / 2**20:.0f} MiB of at most {self.object_store_limit_bytes / 2**20:.0f}"
         rows = {
             "delivered": f"{self.images_per_second:.0f} images/s, {self.bytes_per_second / 1e6:.1f} MB/s encoded",
-            "decode limit": f"{self.decode_limit:.0f} images/s: {self.cores} cores of {self.decode_images_per_core:.0f}",
+            "decode limit": f"{self.decode_limit:.0f} images/s, {self.decode_images_per_core:.0f} a core",
             "share of the limit": f"{self.decode_share:.0%}",
             "first batch": f"{self.first_batch_seconds:.1f} s",
             "object store peak": f"{store}, in units of {self.unit_rows} rows",

@@ -65,11 +65,7 @@ def read_manifest(data: DatasetConfig, progress: Progress | None = None, known: 
     folder = locate(data.url, data.storage_options)
     infos = _list_shards(folder)
     if not infos:
-        raise DataError(
-            f"data.url: no Parquet file in {data.url}; name the folder that holds the shards"
-            if folder.exists()
-            else f"data.url: {data.url} does not exist; name the folder or URL that holds the Parquet shards"
-        )
+        raise DataError(_nothing_there(folder))
     described = _taken_over(folder, infos, known)
     missing = [info for info in infos if info.path not in described]
     with ThreadPoolExecutor(max_workers=_THREADS) as pool:
@@ -94,6 +90,16 @@ def _list_shards(folder: Location) -> list[pafs.FileInfo]:
     selector = pafs.FileSelector(folder.path, recursive=True, allow_not_found=True)
     infos = retry(lambda: folder.filesystem.get_file_info(selector), folder)
     return sorted((info for info in infos if _is_shard(folder, info)), key=lambda info: info.path)
+
+
+def _nothing_there(folder: Location) -> str:
+    """Why no shard was found."""
+    bucket = folder.path.split("/")[0]
+    if folder.exists():
+        return f"data.url: no Parquet file in {folder.url}; name the folder that holds the shards"
+    if not folder.is_local and folder.filesystem.get_file_info(bucket).type == pafs.FileType.NotFound:
+        return f"data.url: {folder.url}: there is no such bucket; check name and endpoint"
+    return f"data.url: {folder.url} does not exist; name the folder or URL that holds the Parquet shards"
 
 
 def _is_shard(folder: Location, info: pafs.FileInfo) -> bool:

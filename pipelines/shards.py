@@ -23,6 +23,7 @@ from pipelines.storage import Location, explain
 ATTEMPTS = 7
 """How often a request is tried, waiting 0.2, 0.4, 0.8, ... seconds in between: 12 seconds in all."""
 
+_NOT_FOUND = ("NO_SUCH_KEY", "RESOURCE_NOT_FOUND", "NoSuchKey")
 _FORMAT = pads.ParquetFileFormat()
 _T = TypeVar("_T")
 
@@ -68,6 +69,8 @@ def retry(action: Callable[[], _T], location: Location) -> _T:
         except FileNotFoundError:
             raise
         except (OSError, pa.ArrowException) as error:
+            if any(sign in str(error) for sign in _NOT_FOUND):
+                raise FileNotFoundError(location.url) from None
             sentence = explain(error)
             if sentence is not None:
                 raise DataError(f"{location.url}: {sentence}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -126,3 +127,64 @@ def test_manifest_can_lie_elsewhere_and_remembers_its_columns(tmp_path: Path) ->
     assert [p.name for p in (tmp_path / "data").iterdir()] == ["a.parquet"]
     with pytest.raises(DataError, match=r"data\.caption_column: 'text', but the manifest"):
         load_manifest(data.model_copy(update={"caption_column": "text"}))
+
+
+def test_a_second_index_reads_only_what_is_new(tmp_path: Path) -> None:
+    for name in ("a.parquet", "b.parquet"):
+        write(tmp_path, name, **shard())
+    data = DatasetConfig(url=str(tmp_path))
+    first = index_dataset(data)
+    assert first.added == ("a.parquet", "b.parquet")
+    old = tmp_path / "a.parquet"
+    times = old.stat()
+    old.write_bytes(b"x" * times.st_size)  # as it was to a listing: whoever reads it again fails
+    os.utime(old, ns=(times.st_atime_ns, times.st_mtime_ns))
+    write(tmp_path, "aa.parquet", **shard(6))
+    second = index_dataset(data)
+    assert (second.added, second.changed, second.vanished) == (("aa.parquet",), (), ())
+    assert second.manifest.shards == ("a.parquet", "aa.parquet", "b.parquet")
+    assert second.manifest.rows.tolist() == [4, 4, 2, 4, 2, 4, 4, 2]
+
+
+def test_changed_and_vanished_shards_are_named_by_the_index(tmp_path: Path) -> None:
+    for name in ("a.parquet", "b.parquet", "c.parquet"):
+        write(tmp_path, name, **shard())
+    data = DatasetConfig(url=str(tmp_path))
+    before = index_dataset(data).manifest
+    write(tmp_path, "b.parquet", **shard(caption=["other"] * 10))
+    os.utime(tmp_path / "b.parquet", ns=(1, 1))
+    (tmp_path / "c.parquet").unlink()
+    index = index_dataset(data)
+    assert (index.added, index.changed, index.vanished) == ((), ("b.parquet",), ("c.parquet",))
+    assert index.manifest.digest != before.digest
+
+
+def test_an_index_in_steps_equals_one_at_once(tmp_path: Path) -> None:
+    data = DatasetConfig(url=str(tmp_path))
+    for name in ("b.parquet", "a.parquet", "c.parquet"):
+        write(tmp_path, name, **shard(caption=[name] * 9 + [None]))
+        in_steps = index_dataset(data).manifest
+    (tmp_path / "_manifest.parquet").unlink()
+    at_once = index_dataset(data).manifest
+    assert in_steps.summary() == at_once.summary()
+    assert in_steps.excluded == {"null_caption": 3}
+
+
+def test_rows_with_several_captions_count_when_they_have_one(tmp_path: Path) -> None:
+    captions = [["a", "b"], [], None, ["c"], ["d"], ["e", None]]
+    write(tmp_path, "a.parquet", **shard(6, caption=captions))
+    manifest = index_dataset(DatasetConfig(url=str(tmp_path))).manifest
+    assert manifest.usable_rows.tolist() == [2, 2]
+    assert manifest.excluded == {"null_caption": 2}
+
+
+def test_statistics_alone_settle_what_is_usable(tmp_path: Path) -> None:
+    write(tmp_path, "a.parquet", **shard(status=["success"] * 10))
+    path = tmp_path / "a.parquet"
+    footer = pq.read_metadata(path)
+    content = bytearray(path.read_bytes())
+    content[4 : footer.row_group(0).column(0).data_page_offset + 50] = b"\0" * (
+        footer.row_group(0).column(0).data_page_offset + 46
+    )
+    path.write_bytes(content)  # every page of the first column chunk is gone: an index that read it would fail
+    assert index_dataset(DatasetConfig(url=str(tmp_path))).manifest.usable_rows.sum() == 10

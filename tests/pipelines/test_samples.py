@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from clippy.architecture import TextConfig
+from clippy.crops import RandomResizedCrop
 from clippy.tokens import build_tokenizer
 from pipelines.columns import DataError
 from pipelines.index import index_dataset
@@ -103,3 +105,54 @@ def test_a_shard_that_is_not_the_indexed_one_is_named(tmp_path: Path, change: st
             )
     with pytest.raises(DataError, match=r"00000\.parquet"):
         units(of, 2)
+
+
+def rows_of(of: Source, first_row: int, stop_row: int, decoding: Decoding = DECODING) -> dict[str, np.ndarray]:
+    """Decoded rows [first_row, stop_row) of the endless sequence, joined."""
+    units = range(first_row // of.unit_rows, stop_row // of.unit_rows)
+    decoded = [decode_unit(read_unit(of, unit), decoding) for unit in units]
+    return {name: np.concatenate([unit[name] for unit in decoded]) for name in ("key", "pixels", "ids")}
+
+
+def test_one_of_several_captions_is_drawn_anew_in_each_pass_whatever_the_unit(tmp_path: Path) -> None:
+    captions = [[f"{row}a", " ", f"{row}b", f"{row}c"] for row in range(8)]
+    of = source(tmp_path, jpg=[jpeg(0)] * 8, caption=captions, key=[str(row) for row in range(8)])
+    whole = rows_of(of, 0, 32 * 8)
+    again = rows_of(replace(of, unit_rows=2), 0, 32 * 8)
+    assert np.array_equal(whole["ids"], again["ids"])
+    drawn: dict[str, set[bytes]] = {}
+    for key, ids in zip(whole["key"], whole["ids"], strict=True):
+        possible = {token_ids(f"{key}{letter}").tobytes() for letter in "abc"}
+        assert ids.tobytes() in possible
+        drawn.setdefault(key, set()).add(ids.tobytes())
+    assert all(len(seen) == 3 for seen in drawn.values())  # in 32 passes each comes up
+
+
+def test_random_crops_follow_seed_pass_and_key_alone(tmp_path: Path) -> None:
+    ramp = np.add.outer(np.arange(64) * 2, np.arange(64) * 2).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(ramp).save(stream, "PNG")
+    of = source(tmp_path, jpg=[stream.getvalue()] * 8, caption=["a"] * 8, key=[str(row) for row in range(8)])
+    decoding = replace(DECODING, seed=5, crop=RandomResizedCrop((0.3, 0.8), (0.75, 1.333)))
+    whole, again = rows_of(of, 0, 16, decoding), rows_of(replace(of, unit_rows=2), 0, 16, decoding)
+    assert np.array_equal(whole["pixels"], again["pixels"])
+    by_key: dict[str, list[np.ndarray]] = {}
+    for key, pixels in zip(whole["key"], whole["pixels"], strict=True):
+        by_key.setdefault(key, []).append(pixels)
+    assert all(not np.array_equal(*passes) for passes in by_key.values())  # the second pass crops elsewhere
+    assert len({passes[0].tobytes() for passes in by_key.values()}) == 8  # and so does every other key
+    other = rows_of(of, 0, 16, replace(decoding, seed=6))
+    assert not np.array_equal(whole["pixels"], other["pixels"])
+
+
+def test_a_mixture_reads_each_dataset_by_its_own_columns(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    a = source(tmp_path / "a", jpg=[jpeg(10)] * 6, caption=["a"] * 6, key=[f"a{row}" for row in range(6)])
+    b = source(tmp_path / "b", image=[{"bytes": jpeg(200), "path": None}] * 4, text=["b"] * 4, uid=list("wxyz"))
+    twice = replace(b.datasets[0], config=b.datasets[0].config.model_copy(update={"weight": 2.0}))
+    mixture = Source((a.datasets[0], twice), seed=1, unit_rows=7)
+    rows = rows_of(mixture, 0, 14)
+    assert sorted(rows["key"]) == sorted([*(f"a{row}" for row in range(6)), *"wxyz", *"wxyz"])
+    shades = rows["pixels"].reshape(14, -1).mean(1)
+    assert all(abs(shade - (10 if key[0] == "a" else 200)) < 3 for key, shade in zip(rows["key"], shades, strict=True))

@@ -1,0 +1,101 @@
+"""What storage answers, in the words that a person gets: the real client against a server that gives S3's errors."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from pipelines import shards
+from pipelines.columns import DataError
+from pipelines.index import index_dataset
+from pipelines.recipe import DatasetConfig
+from pipelines.shards import open_shard, read_footer
+from pipelines.storage import locate
+
+
+@contextmanager
+def answering(status: int, code: str, headers: dict[str, str] | None = None) -> Iterator[tuple[str, list[str]]]:
+    """The URL of a server that answers everything with one of S3's errors, and the requests it got."""
+    requests: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            requests.append(f"{self.command} {self.path}")
+            body = f"<Error><Code>{code}</Code><Message>m</Message></Error>".encode()
+            self.send_response(status)
+            for name, value in {
+                "Content-Type": "application/xml",
+                "Content-Length": str(len(body)),
+                **(headers or {}),
+            }.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", requests
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def read(endpoint: str) -> None:
+    location = locate("s3://bucket/folder/a.parquet", {"endpoint_url": endpoint, "anon": True})
+    read_footer(open_shard(location, 10_000), location)
+
+
+def index(endpoint: str) -> None:
+    index_dataset(DatasetConfig(url="s3://bucket/folder", storage_options={"endpoint_url": endpoint, "anon": True}))
+
+
+@pytest.mark.parametrize("action", [read, index])
+@pytest.mark.parametrize(
+    ("status", "code", "sentence"),
+    [
+        (403, "AccessDenied", "access denied"),
+        (403, "InvalidAccessKeyId", "credentials are not accepted|access denied"),
+        (301, "PermanentRedirect", "another region"),
+    ],
+)
+def test_lasting_errors_are_one_sentence_at_once(
+    action: Callable[[str], None], status: int, code: str, sentence: str
+) -> None:
+    headers = {"x-amz-bucket-region": "eu-west-3"} if status == 301 else {}
+    failure = pytest.raises(DataError, match=rf"s3://bucket/folder.*: .*({sentence})")
+    with answering(status, code, headers) as (endpoint, requests), failure:
+        action(endpoint)
+    assert len(requests) <= 4
+
+
+def test_what_is_not_there_is_told_apart() -> None:
+    with answering(404, "NoSuchBucket") as (endpoint, _), pytest.raises(DataError, match="there is no such bucket"):
+        index(endpoint)
+    with answering(404, "NoSuchKey") as (endpoint, requests), pytest.raises(FileNotFoundError):
+        read(endpoint)
+    assert len(requests) == 1
+
+
+def test_passing_errors_are_tried_again_and_then_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "ATTEMPTS", 2)
+    failure = pytest.raises(DataError, match=r"a\.parquet: cannot be read after 2 attempts")
+    with answering(503, "SlowDown") as (endpoint, requests), failure:
+        read(endpoint)
+    assert len(requests) >= 4  # the client's own attempts, twice
+
+
+def test_a_local_folder_without_permission_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        index_dataset(DatasetConfig(url=str(tmp_path / "nowhere")))
