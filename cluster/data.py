@@ -168,9 +168,9 @@ def _some(names: tuple[str, ...]) -> str:
 
 def _data_inspect(options: argparse.Namespace) -> None:
     from pipelines.console import Console
-    from pipelines.data_card import write_data_card
-    from pipelines.inspect_data import inspect_data
-    from pipelines.inspect_text import as_text
+    from pipelines.inspection.collect import inspect_data
+    from pipelines.inspection.data_card import write_data_card
+    from pipelines.inspection.text import as_text
 
     if options.html and os.path.isdir(options.html):
         raise ValueError(f"--html: {options.html} is a folder; name a file in it, such as data_card.html")
@@ -198,14 +198,14 @@ def _data_bench(options: argparse.Namespace) -> None:
 def _data_import(options: argparse.Namespace) -> None:
     from dataclasses import asdict
 
-    from pipelines.import_config import ImportConfig
+    from pipelines.ingest.config import ImportConfig
 
     fields = {name: value for name, value in vars(options).items() if name in ImportConfig.model_fields}
     overrides = [f"{name}={json.dumps(value)}" for name, value in fields.items() if value is not None]
     overrides += [f"storage_options.{option}" for option in options.storage_option]
     overrides += [f"dest_storage.storage_options.{option}" for option in options.dest_storage_option]
     config = ImportConfig.load("clippy data import", "{}", overrides)  # refused before Ray is imported
-    from pipelines.ingest import import_dataset
+    from pipelines.ingest.run import import_dataset
 
     summary = asdict(import_dataset(config, ray_address=options.ray_address))
     rejects = ", ".join(f"{cause} {count:,}" for cause, count in summary["rejects"].items())

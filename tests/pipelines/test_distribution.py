@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.distribution import distribution
+from pipelines.inspection.distribution import distribution
 
 VALUES = st.lists(st.integers(0, 10**12) | st.integers(0, 300), min_size=1, max_size=50)
 EDGES = (0, 64, 128, 224, 512, 4096)

@@ -16,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.columns import DataError
-from pipelines.import_config import ImportConfig
-from pipelines.import_plan import find_duplicates, plan_shards
-from pipelines.import_sources import expand_braces, list_source
-from pipelines.import_stage import StagedPart, read_captions
-from pipelines.import_tables import iterate_records, table_columns
-from pipelines.import_tar import tar_rows
+from pipelines.ingest.config import ImportConfig
+from pipelines.ingest.plan import find_duplicates, plan_shards
+from pipelines.ingest.sources import expand_braces, list_source
+from pipelines.ingest.stage import StagedPart, read_captions
+from pipelines.ingest.tables import iterate_records, table_columns
+from pipelines.ingest.tar import tar_rows
 from pipelines.storage import locate
 
 

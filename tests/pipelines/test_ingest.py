@@ -28,8 +28,8 @@ from PIL import Image
 
 from pipelines.columns import DataError
 from pipelines.console import Console
-from pipelines.import_config import ImportConfig
-from pipelines.ingest import ImportSummary, import_dataset
+from pipelines.ingest.config import ImportConfig
+from pipelines.ingest.run import ImportSummary, import_dataset
 from pipelines.storage import locate
 from tests.pipelines.test_train import descendants
 

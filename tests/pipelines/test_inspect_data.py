@@ -20,14 +20,14 @@ from PIL import Image
 
 from cluster.cli import main
 from pipelines.columns import DataError
-from pipelines.data_card import write_data_card
-from pipelines.distribution import distribution
 from pipelines.index import index_dataset
-from pipelines.inspect_advice import advise
-from pipelines.inspect_data import Inspection, inspect_data
-from pipelines.inspect_layout import Column
-from pipelines.inspect_rows import pick_rows
-from pipelines.inspect_text import as_text
+from pipelines.inspection.advice import advise
+from pipelines.inspection.collect import Inspection, inspect_data
+from pipelines.inspection.data_card import write_data_card
+from pipelines.inspection.distribution import distribution
+from pipelines.inspection.layout import Column
+from pipelines.inspection.rows import pick_rows
+from pipelines.inspection.text import as_text
 from pipelines.manifest import Manifest
 from pipelines.recipe import DatasetConfig
 
@@ -233,7 +233,7 @@ def test_a_huge_row_group_is_read_only_as_far_as_needed(tmp_path: Path) -> None:
     assert size > 200_000_000
     code = (
         "import sys, pyarrow as pa\n"
-        "from pipelines.inspect_data import inspect_data\n"
+        "from pipelines.inspection.collect import inspect_data\n"
         "from pipelines.recipe import DatasetConfig\n"
         "found = inspect_data(DatasetConfig(url=sys.argv[1]), sample_rows=50)\n"
         "print(pa.default_memory_pool().max_memory(), found.sample.rows, *(a.name for a in found.advice))"

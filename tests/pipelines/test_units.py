@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.units import bytes_text, percent, share_text, short_number
+from pipelines.inspection.units import bytes_text, percent, share_text, short_number
 
 
 @pytest.mark.parametrize(

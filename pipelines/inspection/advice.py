@@ -6,11 +6,11 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipelines.inspect_layout import Layout
-from pipelines.inspect_sample import Sample
+from pipelines.inspection.layout import Layout
+from pipelines.inspection.sample import Sample
+from pipelines.inspection.units import bytes_text, percent
 from pipelines.recipe import DataConfig, DatasetConfig
 from pipelines.samples import VALID
-from pipelines.units import bytes_text, percent
 
 MAX_GROUP_ROWS = 1024
 MAX_GROUP_BYTES = 64 << 20

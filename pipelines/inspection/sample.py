@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.distribution import Distribution, distribution
-from pipelines.inspect_rows import Row
+from pipelines.inspection.distribution import Distribution, distribution
+from pipelines.inspection.rows import Row
 from pipelines.samples import CAUSES, VALID
 
 _SHORT_SIDES = (0, 64, 128, 192, 224, 256, 320, 384, 448, 512, 640, 768, 1024, 1536, 2048, 4096, 8192)

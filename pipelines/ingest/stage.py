@@ -22,12 +22,12 @@ import pyarrow.parquet as pq
 
 from clippy.images import ImageError
 from pipelines.columns import DataError
-from pipelines.import_config import ImportConfig
-from pipelines.import_fetch import FETCHES
-from pipelines.import_images import check_image
-from pipelines.import_parts import Part, read_part
-from pipelines.import_rows import EMPTY_CAPTION, NOT_TEXT, NULL_CAPTION, SourceRow
-from pipelines.import_sources import SourceListing
+from pipelines.ingest.config import ImportConfig
+from pipelines.ingest.fetch import FETCHES
+from pipelines.ingest.images import check_image
+from pipelines.ingest.parts import Part, read_part
+from pipelines.ingest.rows import EMPTY_CAPTION, NOT_TEXT, NULL_CAPTION, SourceRow
+from pipelines.ingest.sources import SourceListing
 from pipelines.plan import _permutation
 from pipelines.storage import Location
 

@@ -10,12 +10,12 @@ from importlib.resources import files
 
 import numpy as np
 
-from pipelines.distribution import Distribution
-from pipelines.inspect_advice import Advice
-from pipelines.inspect_data import Inspection
-from pipelines.inspect_rows import Row
-from pipelines.inspect_sample import Sample
-from pipelines.inspect_text import (
+from pipelines.inspection.advice import Advice
+from pipelines.inspection.collect import Inspection
+from pipelines.inspection.distribution import Distribution
+from pipelines.inspection.rows import Row
+from pipelines.inspection.sample import Sample
+from pipelines.inspection.text import (
     bin_labels,
     dataset_facts,
     histograms,
@@ -24,9 +24,9 @@ from pipelines.inspect_text import (
     sample_title,
     verdict,
 )
+from pipelines.inspection.units import bytes_text, share_text, short_number
 from pipelines.samples import VALID
 from pipelines.storage import locate
-from pipelines.units import bytes_text, share_text, short_number
 
 _PICTURES = 48
 _PICTURE_BYTES = 1_900_000  # in all, before base64 makes them a third longer
@@ -38,7 +38,7 @@ def write_data_card(inspection: Inspection, out: str) -> str:
     """Write the page to file or URL ``out``, and return where it lies. It is below 3 MB whatever the dataset holds."""
     page = locate(out)
     name = inspection.url.rstrip("/").rsplit("/", 1)[-1] or inspection.url
-    style = files("pipelines").joinpath("data_card.css").read_text(encoding="utf-8")
+    style = files("pipelines.inspection").joinpath("data_card.css").read_text(encoding="utf-8")
     body = "\n".join([_header(inspection, name), _tiles(inspection), *_sections(inspection)])
     page.write_text(_PAGE.format(title=_text(f"{name}: data card"), style=style, body=body))
     return page.url

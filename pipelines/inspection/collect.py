@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipelines.columns import DataError
-from pipelines.inspect_advice import Advice, advise
-from pipelines.inspect_layout import Layout, describe_layout, find_manifest, read_footers, read_import
-from pipelines.inspect_rows import Row, pick_rows, read_rows
-from pipelines.inspect_sample import Sample, summarize
+from pipelines.inspection.advice import Advice, advise
+from pipelines.inspection.layout import Layout, describe_layout, find_manifest, read_footers, read_import
+from pipelines.inspection.rows import Row, pick_rows, read_rows
+from pipelines.inspection.sample import Sample, summarize
 from pipelines.recipe import DatasetConfig
 
 SAMPLE_ROWS = 512

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.import_config import ImportConfig
+from pipelines.ingest.config import ImportConfig
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "jfif")
 CAPTION_EXTENSIONS = ("txt", "text", "caption", "cap")

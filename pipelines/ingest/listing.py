@@ -13,11 +13,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.import_config import Format, ImportConfig
-from pipelines.import_fetch import fetch_files
-from pipelines.import_rows import IMAGE_EXTENSIONS, SourceRow, row_from_members, wanted_member
-from pipelines.import_sources import SourceListing
-from pipelines.import_tables import _BATCH_ROWS, iterate_records, make_row, open_parquet, table_columns
+from pipelines.ingest.config import Format, ImportConfig
+from pipelines.ingest.fetch import fetch_files
+from pipelines.ingest.rows import IMAGE_EXTENSIONS, SourceRow, row_from_members, wanted_member
+from pipelines.ingest.sources import SourceListing
+from pipelines.ingest.tables import _BATCH_ROWS, iterate_records, make_row, open_parquet, table_columns
 from pipelines.storage import Location
 
 NOT_JSON = "not_json"

@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.import_config import ImportConfig
-from pipelines.import_fetch import FETCHES
-from pipelines.import_plan import ImportPlan, find_duplicates
-from pipelines.import_rows import DUPLICATE
-from pipelines.import_stage import REJECTS, StagedPart, parquet_options, part_name, seeded_permutation, write_parquet
+from pipelines.ingest.config import ImportConfig
+from pipelines.ingest.fetch import FETCHES
+from pipelines.ingest.plan import ImportPlan, find_duplicates
+from pipelines.ingest.rows import DUPLICATE
+from pipelines.ingest.stage import REJECTS, StagedPart, parquet_options, part_name, seeded_permutation, write_parquet
 from pipelines.storage import Location
 
 _PARTS_AT_A_TIME = 64

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.columns import DataError
-from pipelines.import_config import ImportConfig
-from pipelines.import_fetch import open_location
-from pipelines.import_listing import listing_rows, write_sample_listing, write_table_listing
-from pipelines.import_rows import SourceRow
-from pipelines.import_sources import SourceListing
-from pipelines.import_tables import open_parquet, parquet_columns, parquet_rows
-from pipelines.import_tar import tar_rows
+from pipelines.ingest.config import ImportConfig
+from pipelines.ingest.fetch import open_location
+from pipelines.ingest.listing import listing_rows, write_sample_listing, write_table_listing
+from pipelines.ingest.rows import SourceRow
+from pipelines.ingest.sources import SourceListing
+from pipelines.ingest.tables import open_parquet, parquet_columns, parquet_rows
+from pipelines.ingest.tar import tar_rows
 from pipelines.storage import Location
 
 _MIN_PART_BYTES, _MAX_PART_BYTES, _PARTS = 8 * 2**20, 256 * 2**20, 256

@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.columns import DataError
-from pipelines.import_config import ImportConfig
-from pipelines.import_fetch import reason
-from pipelines.import_rows import SourceRow, row_from_members, wanted_member
+from pipelines.ingest.config import ImportConfig
+from pipelines.ingest.fetch import reason
+from pipelines.ingest.rows import SourceRow, row_from_members, wanted_member
 from pipelines.storage import Location
 
 _BLOCK = tarfile.BLOCKSIZE

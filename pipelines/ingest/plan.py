@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from pipelines.import_stage import StagedPart, seeded_permutation
+from pipelines.ingest.stage import StagedPart, seeded_permutation
 
 
 @dataclass(frozen=True, eq=False)

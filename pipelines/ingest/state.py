@@ -13,12 +13,12 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from pipelines.columns import DataError
-from pipelines.import_config import ImportConfig
-from pipelines.import_fetch import FETCHES, open_location, reason
-from pipelines.import_parts import Part, cut_parts
-from pipelines.import_shards import read_table
-from pipelines.import_sources import SourceListing, list_source
-from pipelines.import_stage import StagedPart, part_name
+from pipelines.ingest.config import ImportConfig
+from pipelines.ingest.fetch import FETCHES, open_location, reason
+from pipelines.ingest.parts import Part, cut_parts
+from pipelines.ingest.shards import read_table
+from pipelines.ingest.sources import SourceListing, list_source
+from pipelines.ingest.stage import StagedPart, part_name
 from pipelines.storage import Location
 
 SUMMARY_FILE, STAGING_FOLDER = "_import.json", "_import"

@@ -7,12 +7,12 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pipelines.distribution import Distribution
-from pipelines.inspect_data import Inspection
-from pipelines.inspect_layout import Layout
-from pipelines.inspect_sample import Sample
+from pipelines.inspection.collect import Inspection
+from pipelines.inspection.distribution import Distribution
+from pipelines.inspection.layout import Layout
+from pipelines.inspection.sample import Sample
+from pipelines.inspection.units import bytes_text, share_text, short_number
 from pipelines.samples import VALID
-from pipelines.units import bytes_text, share_text, short_number
 
 _WIDTH = 84
 _HALF = 40

@@ -23,15 +23,15 @@ import ray.data
 
 from pipelines.columns import DataError
 from pipelines.console import Console, duration
-from pipelines.import_config import ImportConfig
-from pipelines.import_fetch import open_location
-from pipelines.import_parts import Part
-from pipelines.import_plan import ImportPlan, plan_shards
-from pipelines.import_rows import DUPLICATE
-from pipelines.import_shards import Shard, make_shards, read_duplicates, shard_name, write_rejects, write_shard
-from pipelines.import_stage import StagedPart, stage_part
-from pipelines.import_state import SUMMARY_FILE, ImportJob, open_job, read_staged, read_summary
 from pipelines.index import index_dataset
+from pipelines.ingest.config import ImportConfig
+from pipelines.ingest.fetch import open_location
+from pipelines.ingest.parts import Part
+from pipelines.ingest.plan import ImportPlan, plan_shards
+from pipelines.ingest.rows import DUPLICATE
+from pipelines.ingest.shards import Shard, make_shards, read_duplicates, shard_name, write_rejects, write_shard
+from pipelines.ingest.stage import StagedPart, stage_part
+from pipelines.ingest.state import SUMMARY_FILE, ImportJob, open_job, read_staged, read_summary
 from pipelines.local_ray import ray_session
 from pipelines.manifest import Manifest
 from pipelines.recipe import DatasetConfig, ScalingConfig

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import pyarrow.fs as pafs
 
 from pipelines.columns import DataError
-from pipelines.import_config import Format, ImportConfig
-from pipelines.import_fetch import open_location, reason
-from pipelines.import_rows import IMAGE_EXTENSIONS
-from pipelines.import_tables import has_images
+from pipelines.ingest.config import Format, ImportConfig
+from pipelines.ingest.fetch import open_location, reason
+from pipelines.ingest.rows import IMAGE_EXTENSIONS
+from pipelines.ingest.tables import has_images
 from pipelines.storage import Location
 
 _ENDINGS: dict[Format, tuple[str, ...]] = {

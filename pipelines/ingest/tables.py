@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.columns import IMAGE_NAMES, DataError
-from pipelines.import_config import Format, ImportConfig
-from pipelines.import_fetch import fetch_files, reason
-from pipelines.import_rows import CAPTION_FIELDS, KEY_FIELDS, MISSING_FILE, NULL_IMAGE, STATUS, SourceRow, pick
+from pipelines.ingest.config import Format, ImportConfig
+from pipelines.ingest.fetch import fetch_files, reason
+from pipelines.ingest.rows import CAPTION_FIELDS, KEY_FIELDS, MISSING_FILE, NULL_IMAGE, STATUS, SourceRow, pick
 from pipelines.storage import Location
 
 PATH_NAMES = (

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.columns import DataError
-from pipelines.distribution import Distribution, distribution
 from pipelines.index import read_manifest
+from pipelines.inspection.distribution import Distribution, distribution
 from pipelines.manifest import Manifest, load_manifest, missing_shard
 from pipelines.recipe import DatasetConfig
 from pipelines.shards import open_shard, read_footer
