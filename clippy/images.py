@@ -54,9 +54,8 @@ class Header:
 def read_header(data: bytes, max_pixels: int = MAX_PIXELS) -> Header:
     """Size and format from the header alone. Raises ImageError with its cause."""
     picture = _open(data, max_pixels)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        turned = picture.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    # Not picture.getexif(): of a PNG that has none, it decompresses the whole picture.
+    turned = _orientation(picture.info.get("exif", b"")) >= 5
     width, height = picture.size
     return Header(*((height, width) if turned else (width, height)), format=picture.format or "")
 
@@ -135,7 +134,7 @@ def _decode_jpeg(
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         if height * width > max_pixels or colours in ("CMYK", "YCCK"):
             return None  # Pillow's path refuses the one and converts the other
-        orientation = _orientation(data)
+        orientation = _orientation(_jpeg_exif(data))
         shown = (height, width) if orientation >= 5 else (width, height)
         limit = smallest(*shown)
         factor = next(factor for factor in (8, 4, 2, 1) if factor <= max(limit, 1))
@@ -149,18 +148,25 @@ def _decode_jpeg(
     return _turned(pixels, orientation), *shown, factor
 
 
-def _orientation(data: bytes) -> int:
-    """The Exif orientation of a JPEG, 1 to 8; 1 where none is stored."""
+def _jpeg_exif(data: bytes) -> bytes:
+    """The Exif block of a JPEG; empty where there is none."""
     start = data.find(b"Exif\x00\x00", 0, 1 << 16)
     if start < 4 or data[start - 4 : start - 2] != b"\xff\xe1":
+        return b""
+    return data[start : start - 2 + int.from_bytes(data[start - 2 : start], "big")]
+
+
+def _orientation(block: bytes) -> int:
+    """The orientation that an Exif block stores, 1 to 8; 1 where it stores none."""
+    if not block:
         return 1
     exif = Image.Exif()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            exif.load(data[start : start + int.from_bytes(data[start - 2 : start], "big")])
+            exif.load(block)
             found = exif.get(ExifTags.Base.Orientation, 1)
-    except (SyntaxError, OSError, ValueError, KeyError, TypeError):  # a broken Exif block is no broken picture
+    except Exception:  # whatever Pillow's parser meets: a broken Exif block is no broken picture
         return 1
     return found if found in range(1, 9) else 1
 

@@ -181,7 +181,11 @@ def _permutation(length: int, key: int) -> np.ndarray:
     return np.argsort(x ^ (x >> np.uint64(31)), kind="stable")
 
 
-def unit_rows(rows_per_worker: int, bytes_per_row: int, max_bytes: int = 64 * 2**20) -> int:
+MAX_UNIT_BYTES = 160 * 2**20
+"""256 rows of 448 x 448 pixels: a row group of the usual size need not be read in parts."""
+
+
+def unit_rows(rows_per_worker: int, bytes_per_row: int, max_bytes: int = MAX_UNIT_BYTES) -> int:
     """Rows of one unit: the largest divisor of a worker's batch whose decoded rows fit one block of the stream."""
     limit = max(1, max_bytes // bytes_per_row)
     return next(rows for rows in range(min(rows_per_worker, limit), 0, -1) if rows_per_worker % rows == 0)

@@ -17,6 +17,7 @@ import pyarrow as pa
 import ray
 import ray.data
 
+from pipelines.plan import MAX_UNIT_BYTES
 from pipelines.samples import CAUSES, Decoding, Source, Work, decode_unit, read_unit
 
 _READ_CPUS = 0.25
@@ -61,7 +62,11 @@ def build_dataset(source: Source, decoding: Decoding, first_unit: int, stop_unit
     encoded = plan.map_batches(
         _read_block, batch_size=None, batch_format="pyarrow", num_cpus=read_cpus, fn_args=(source_ref,)
     )
-    return encoded.map_batches(_decode_block, batch_size=None, batch_format="pyarrow", num_cpus=1, fn_args=(decoding,))
+    decoded = encoded.map_batches(
+        _decode_block, batch_size=None, batch_format="pyarrow", num_cpus=1, fn_args=(decoding,)
+    )
+    decoded.context.target_max_block_size = 2 * MAX_UNIT_BYTES  # a block above it is cut, and units change hands
+    return decoded
 
 
 def iterate_batches(

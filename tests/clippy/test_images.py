@@ -171,6 +171,14 @@ def test_a_chosen_box_is_what_is_shown() -> None:
         assert difference(pixels, np.asarray(part.resize((size, size), Image.Resampling.BICUBIC))).mean() < 2.5
 
 
+def test_a_header_is_read_without_the_rest() -> None:
+    data = encode(photograph("flower"), "PNG")
+    assert read_header(data[:20_000]) == Header(640, 427, "PNG")
+    with pytest.raises(ImageError) as error:
+        verify_image(data[: len(data) // 2])
+    assert error.value.cause == TRUNCATED
+
+
 def test_verifying_reads_to_the_end() -> None:
     data = encode(photograph("flower"), "JPEG")
     assert verify_image(data) == Header(640, 427, "JPEG")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.plan import Part, Plan, unit_rows
+from pipelines.plan import MAX_UNIT_BYTES, Part, Plan, unit_rows
 
 SIZES = st.lists(st.sampled_from([0, 1, 3, 4, 4, 4, 4, 7, 8]), min_size=1, max_size=12).filter(any)
 PARTS = st.builds(lambda sizes, digest: Part(np.array(sizes), digest), SIZES, st.text())
@@ -148,4 +148,4 @@ def test_a_dataset_without_usable_rows_is_refused() -> None:
 def test_units_divide_the_batch_and_fit_a_block(rows_per_worker: int, bytes_per_row: int) -> None:
     rows = unit_rows(rows_per_worker, bytes_per_row)
     assert rows_per_worker % rows == 0
-    assert rows == 1 or rows * bytes_per_row <= 64 * 2**20
+    assert rows == 1 or rows * bytes_per_row <= MAX_UNIT_BYTES

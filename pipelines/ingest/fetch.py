@@ -1,0 +1,69 @@
+"""Files that an import's rows name, fetched side by side: waiting for one does not hold up the next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from functools import lru_cache
+from typing import Any
+
+from pipelines.columns import DataError
+from pipelines.storage import Location, explain, locate
+
+FETCHES = 16
+"""Files that a task fetches at a time."""
+MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+
+
+def open_location(url: str, options: dict[str, Any]) -> Location:
+    """As ``locate``, but with one filesystem for all that a process reads from a bucket."""
+    protocol, separator, rest = url.partition("://")
+    if not separator or protocol == "file":
+        return locate(url)
+    bucket, _, path = rest.partition("/")
+    base = _open_bucket(f"{protocol}://{bucket}", tuple(sorted(options.items())))
+    return Location(url, base.filesystem, f"{base.path}/{path}".rstrip("/"))
+
+
+@lru_cache(maxsize=64)
+def _open_bucket(url: str, options: tuple[tuple[str, Any], ...]) -> Location:
+    return locate(url, dict(options))
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, in one line."""
+    return explain(error) or (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def fetch_files(
+    paths: Sequence[str | None], folders: Sequence[str], options: dict[str, Any], pool: Executor
+) -> list[bytes | str | None]:
+    """The content of each file, a sentence where there is none, or None where no path is given.
+
+    A relative path is looked for in each of ``folders``. Raises DataError for a file that is there and cannot be read.
+    """
+    return list(pool.map(lambda path: None if not path else _fetch(path, folders, options), paths))
+
+
+def _fetch(path: str, folders: Sequence[str], options: dict[str, Any]) -> bytes | str:
+    if path.startswith(("http://", "https://")):
+        return f"{path}: web addresses are not fetched; img2dataset downloads them"
+    if "\0" in path:
+        return f"{path!r} is no path"
+    for url in _candidates(path, folders):
+        location = open_location(url, options)
+        try:
+            return location.read_bytes()
+        except MISSING:
+            continue
+        except OSError as error:
+            if location.is_local and location.filesystem.get_file_info(location.path).is_file is False:
+                continue  # a folder, or a name that no file can have
+            raise DataError(f"{url}: cannot be read: {reason(error)}") from None
+    return f"{path} does not exist"
+
+
+def _candidates(path: str, folders: Sequence[str]) -> list[str]:
+    if "://" in path or (path.startswith("/") and not any("://" in folder for folder in folders)):
+        return [path]
+    return list(dict.fromkeys(f"{folder.rstrip('/')}/{path.lstrip('/')}" for folder in folders))

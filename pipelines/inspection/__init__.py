@@ -1,0 +1,1 @@
+"""``clippy data inspect``: whether a dataset is fit to train on, and what to change."""

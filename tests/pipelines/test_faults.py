@@ -1,0 +1,42 @@
+"""Storage that stutters: an epoch is complete and right, and no request asks what the manifest knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from pipelines.storage import locate
+from tests.pipelines.test_stream import make_job, stream
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+
+@pytest.mark.parametrize("fail_every", [0, 3])
+def test_an_epoch_through_faults_is_complete_and_needs_no_listing(
+    storage_proxy: ModuleType, overrides: list[str], shapes: Path, s3: str, fail_every: int
+) -> None:
+    bucket = locate("s3://bucket/faulty/train")
+    for file in sorted((shapes / "train").glob("[0-9]*.parquet")):
+        (bucket / file.name).write_bytes(file.read_bytes())
+    remote = ["data.url=s3://bucket/faulty/train", f"name=faulty{fail_every}", "storage.url=" + overrides[-1][12:]]
+    local = stream(make_job(overrides), 2, 0, 7)
+    faults = ("503", "reset", "truncate")
+    with storage_proxy.start_proxy(s3, fail_every=fail_every, faults=faults) as endpoint:
+        job = make_job([*overrides, *remote], f'data.storage_options={{"endpoint_url": "{endpoint}"}}')
+        storage_proxy.read_counts(endpoint, reset=True)
+        batches = stream(job, 2, 0, 7)
+        counts = storage_proxy.read_counts(endpoint)
+    assert counts["list"] == counts["head"] == counts["get"] == 0
+    if fail_every:
+        assert all(counts["faults"][fault] for fault in faults), counts
+    keys = sorted(key for worker in batches for batch in worker for key in batch.keys)
+    assert keys == sorted(key for worker in local for batch in worker for key in batch.keys)
+    assert len(set(keys)) == 200
+    for ours, theirs in zip(local, batches, strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            assert a.keys == b.keys
+            assert np.array_equal(a.pixels, b.pixels)
+            assert not b.causes.any()
