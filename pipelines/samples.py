@@ -53,6 +53,11 @@ class Dataset:
         """Where its shards lie."""
         return locate(self.config.url, self.config.storage_options)
 
+    @cached_property
+    def identity(self) -> str:
+        """Tells apart what may be remembered: the same shards at another endpoint are others."""
+        return f"{self.manifest.digest} {self.config.model_dump_json()}"
+
 
 @dataclass(frozen=True, eq=False)
 class Source:
@@ -239,7 +244,7 @@ _SHARDS: OrderedDict[tuple[str, str], pads.ParquetFileFragment] = OrderedDict()
 def _open_shard(dataset: Dataset, shard_index: int, location: Location) -> pads.ParquetFileFragment:
     """A handle with its footer, kept for the next unit that this process reads from the shard."""
     manifest = dataset.manifest
-    key = (manifest.digest, location.path)
+    key = (dataset.identity, location.path)
     if key in _SHARDS:
         _SHARDS.move_to_end(key)
         return _SHARDS[key]
