@@ -12,6 +12,7 @@ import ray.data
 
 from pipelines.recipe import Recipe
 from pipelines.samples import Decoding, Source
+from pipelines.stream import TASKS_PER_CORE
 
 _FILL = 0.8
 """Above this share Ray begins to spill blocks to disk."""
@@ -25,8 +26,6 @@ class StreamBudget:
 
     unit_bytes: int
     """One decoded unit."""
-    encoded_bytes: int
-    """One unit as it was read."""
     needed_bytes: int
     limit_bytes: int
     store_bytes: int
@@ -45,17 +44,17 @@ class StreamBudget:
 def plan_budget(recipe: Recipe, source: Source, decoding: Decoding, cores: int, store_bytes: int) -> StreamBudget:
     """The budget of a stream decoding on ``cores`` into a store of ``store_bytes``.
 
-    Needed are the units that workers hold or fetch ahead, and one being made on each core. Raises ValueError, with
+    Needed are the units that workers hold or fetch ahead, and those being made. Raises ValueError, with
     the numbers and the field to change, when that does not fit.
     """
     data, workers = recipe.data, recipe.scaling.num_workers
     unit = source.unit_rows * (3 * decoding.image_size**2 + 4 * decoding.max_tokens + 64)
-    encoded = int(source.unit_rows * max(_bytes_per_row(source), 1))
+    tasks = TASKS_PER_CORE * cores
     per_batch = recipe.optim.global_batch_size // workers // source.unit_rows
     held = workers * (data.prefetch_batches + per_batch + 1)
-    what = f"{held} units held by {workers} workers and {cores} being made, {unit / 2**20:.1f} MiB each,"
-    needed = held * unit + cores * (unit + encoded)
-    limit = max(needed + 2 * cores * (unit + encoded), _COMFORT)
+    what = f"{held} units held by {workers} workers and {tasks} being made, {unit / 2**20:.1f} MiB each,"
+    needed = held * unit + tasks * unit
+    limit = max(needed + tasks * unit, _COMFORT)
     if data.object_store_gib is not None:
         limit = int(data.object_store_gib * 2**30)
         if limit < needed:
@@ -70,7 +69,7 @@ def plan_budget(recipe: Recipe, source: Source, decoding: Decoding, cores: int, 
             f"cluster's object store of {_gib(store_bytes)} GiB takes without spilling; lower data.prefetch_batches "
             f"({data.prefetch_batches}) or optim.global_batch_size, or start Ray with a larger object store"
         )
-    return StreamBudget(unit, encoded, needed, min(limit, usable), store_bytes, cores)
+    return StreamBudget(unit, needed, min(limit, usable), store_bytes, cores)
 
 
 def cluster_budget(recipe: Recipe, source: Source, decoding: Decoding) -> StreamBudget:
@@ -120,12 +119,6 @@ def watch_store(seconds: float = 0.25) -> Iterator[StoreGauge]:
     finally:
         done.set()
         thread.join()
-
-
-def _bytes_per_row(source: Source) -> float:
-    """Mean size of an encoded image."""
-    stored = sum(float(dataset.manifest.image_bytes.sum()) for dataset in source.datasets)
-    return stored / max(1, sum(int(dataset.manifest.rows.sum()) for dataset in source.datasets))
 
 
 def _gib(size: int) -> str:

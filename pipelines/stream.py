@@ -1,8 +1,9 @@
-"""The only Ray Data graph of training: plan, read, decode, split over workers, batches.
+"""The only Ray Data graph of training: plan, read and decode, split over workers, batches.
 
-Each unit of the plan is one task and one block. Reading waits on the network and decoding burns a core, so they are
-separate stages. ``preserve_order`` keeps the plan's order, blocks of equal size go to the workers in turn, and every
-worker checks the unit numbers it is handed: an order that broke is an error, never a silently different run.
+Each unit of the plan is one task and one block. A task takes half a core, so that two share one: while one waits, for
+storage or for Ray, the other decodes; encoded images never enter the object store. ``preserve_order`` keeps the plan's
+order, blocks of equal size go to the workers in turn, and every worker checks the unit numbers it is handed: an order
+that broke is an error, never a silently different run.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ import ray.data
 from pipelines.plan import MAX_UNIT_BYTES
 from pipelines.samples import CAUSES, Decoding, Source, Work, decode_unit, read_unit
 
-_READ_CPUS = 0.25
-"""A task that reads from object storage mostly waits."""
+TASKS_PER_CORE = 2
+"""One decodes while the other waits."""
 _PLAN_ROWS = 256
 """Units of the plan dealt out at a time: dealt all at once, a long run's plan would hold up its first batch."""
 
@@ -57,13 +58,12 @@ def build_dataset(source: Source, decoding: Decoding, first_unit: int, stop_unit
     starts = range(first_unit, stop_unit, _PLAN_ROWS)
     units = [pa.table({"unit": np.arange(start, min(start + _PLAN_ROWS, stop_unit))}) for start in starts]
     plan = ray.data.from_arrow(units).repartition(target_num_rows_per_block=1)
-    # Nothing waits on a local disk: with equal needs Ray Data runs both stages as one task, which costs half.
-    read_cpus = 1 if source.is_local else _READ_CPUS
-    encoded = plan.map_batches(
-        _read_block, batch_size=None, batch_format="pyarrow", num_cpus=read_cpus, fn_args=(source_ref,)
-    )
-    decoded = encoded.map_batches(
-        _decode_block, batch_size=None, batch_format="pyarrow", num_cpus=1, fn_args=(decoding,)
+    decoded = plan.map_batches(
+        _make_block,
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=1 / TASKS_PER_CORE,
+        fn_args=(source_ref, decoding),
     )
     decoded.context.target_max_block_size = 2 * MAX_UNIT_BYTES  # a block above it is cut, and units change hands
     return decoded
@@ -105,12 +105,8 @@ def _join(blocks: list[dict[str, np.ndarray]]) -> Batch:
     )
 
 
-def _read_block(block: pa.Table, source_ref: ray.ObjectRef) -> pa.Table:
-    return read_unit(_fetch_source(source_ref), block.column("unit")[0].as_py())
-
-
-def _decode_block(block: pa.Table, decoding: Decoding) -> dict[str, np.ndarray]:
-    return decode_unit(block, decoding)
+def _make_block(block: pa.Table, source_ref: ray.ObjectRef, decoding: Decoding) -> dict[str, np.ndarray]:
+    return decode_unit(read_unit(_fetch_source(source_ref), block.column("unit")[0].as_py()), decoding)
 
 
 @lru_cache(maxsize=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,32 @@ def test_differences_are_those_that_change_the_result() -> None:
     assert recipe.differences(moved) == []
     other = load_recipe("shapes", ["optim.learning_rate=3e-3", "model.image.pooling=cls"])
     assert recipe.differences(other) == ["model.image.pooling: 'max' -> 'cls'", "optim.learning_rate: 0.002 -> 0.003"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.url=null"], "name one dataset with url, or several with sources"),
+        (["data.sources=[{url: a}]"], "not both"),
+        (["data.url=null", "data.sources=[{url: a}]", "data.key_column=k"], "key_column: with sources, give it to"),
+        (["data.url=null", "data.sources=[{url: a, weight: 0}]"], "data.sources.0.weight"),
+        (["data.crop_scale=[0.9, 0.1]"], "must be two positive numbers, the smaller first"),
+        (["data.crop_scale=[0.5, 1.5]"], "a crop is at most the whole picture"),
+        (["data.crop=left"], "data.crop"),
+    ],
+)
+def test_wrong_data_is_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_recipe("shapes", overrides)
+
+
+def test_sources_are_the_datasets_with_the_options_of_the_whole() -> None:
+    options = ["data.url=null", "data.storage_options={region: x}"]
+    sources = "data.sources=[{url: a, weight: 2}, {url: b, storage_options: {anon: true}}]"
+    recipe = load_recipe("shapes", [*options, sources])
+    first, second = recipe.data.datasets
+    assert (first.url, first.weight, first.storage_options) == ("a", 2.0, {"region": "x"})
+    assert second.storage_options == {"anon": True}
+    assert recipe.data.urls == "2 x a + b"
+    anchored = recipe.absolute().data.sources
+    assert all(Path(source.url).is_absolute() for source in anchored)

@@ -57,6 +57,9 @@ def test_a_run_leaves_recipe_metrics_checkpoints_and_summary(finished: tuple[Pat
     assert (summary["status"], summary["step"], summary["rows_seen"]) == ("finished", 12, 12 * 32)
     assert summary["loss"] == losses(folder)[12]
     assert summary["invalid_rows"] == summary["excluded_rows"] == {}
+    assert summary["object_store_peak_bytes"] <= summary["object_store_limit_bytes"]
+    assert summary["bytes_per_second"] > 0
+    assert summary["input_verdict"]
 
 
 def test_mlflow_has_one_run_with_parameters_metrics_dataset_and_files(finished: tuple[Path, list[str]]) -> None:
