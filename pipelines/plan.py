@@ -104,7 +104,7 @@ class Plan:
                 break
             source = self.parts[part]
             key = _key(source.digest, self.seed, "rows", passes, group)
-            shuffled = _permutation(int(source.usable_rows[group]), key)
+            shuffled = permutation(int(source.usable_rows[group]), key)
             low, high = max(start - begin, 0), min(stop - begin, count)
             found.append(Rows(part, group, passes, shuffled[first + low : first + high]))
         return found
@@ -121,7 +121,7 @@ def _epoch_order(plan: Plan, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     Head of odd rows up to the next multiple of the usual size, then full visits, then the other odd rows.
     """
     visits = np.concatenate([_visits(part, i, plan.seed, epoch) for i, part in enumerate(plan.parts)], axis=1)
-    visits = visits[:, _permutation(visits.shape[1], _key(plan.digest, plan.seed, "groups", epoch))]
+    visits = visits[:, permutation(visits.shape[1], _key(plan.digest, plan.seed, "groups", epoch))]
     usual = visits[_COUNT] == plan.usual_rows
     full, odd = visits[:, usual], visits[:, ~usual]
     head_rows = -epoch * plan.rows_per_epoch % plan.usual_rows
@@ -141,7 +141,7 @@ def _visits(part: Part, index: int, seed: int, epoch: int) -> np.ndarray:
         high = min(low + stop - start, part.rows_per_pass)
         groups = np.arange(len(part.usable_rows))
         if high - low < part.rows_per_pass:  # a whole pass needs no order: the epoch is shuffled anyway
-            groups = _permutation(len(groups), _key(part.digest, seed, "pass", passes))
+            groups = permutation(len(groups), _key(part.digest, seed, "pass", passes))
         ends = np.cumsum(part.usable_rows[groups])
         begins = ends - part.usable_rows[groups]
         firsts = np.clip(low - begins, 0, None)
@@ -172,7 +172,7 @@ def _key(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def _permutation(length: int, key: int) -> np.ndarray:
+def permutation(length: int, key: int) -> np.ndarray:
     """A permutation of range(length), int64, fixed for ever by ``key``: numpy's own generators may change."""
     with np.errstate(over="ignore"):  # splitmix64, Steele et al. 2014
         x = np.arange(1, length + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key)

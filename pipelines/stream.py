@@ -23,8 +23,9 @@ from pipelines.samples import CAUSES, Decoding, Source, Work, decode_unit, read_
 
 TASKS_PER_CORE = 2
 """One decodes while the other waits."""
-_PLAN_ROWS = 256
-"""Units of the plan dealt out at a time: dealt all at once, a long run's plan would hold up its first batch."""
+_PLAN_ROWS = (256, 8192)
+"""Fewest and most units of the plan in one table: a table costs the driver milliseconds, and a unit the task that
+deals it out, so a long plan is cut into few tables, yet not into one that would hold up the first batch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +56,9 @@ class Batch:
 def build_dataset(source: Source, decoding: Decoding, first_unit: int, stop_unit: int) -> ray.data.Dataset:
     """Units [first_unit, stop_unit) as a lazy dataset, one block a unit; opens only what those units need."""
     source_ref = ray.put(source)
-    starts = range(first_unit, stop_unit, _PLAN_ROWS)
-    units = [pa.table({"unit": np.arange(start, min(start + _PLAN_ROWS, stop_unit))}) for start in starts]
+    rows = min(max((stop_unit - first_unit) // 64, _PLAN_ROWS[0]), _PLAN_ROWS[1])
+    starts = range(first_unit, stop_unit, rows)
+    units = [pa.table({"unit": np.arange(start, min(start + rows, stop_unit))}) for start in starts]
     plan = ray.data.from_arrow(units).repartition(target_num_rows_per_block=1)
     decoded = plan.map_batches(
         _make_block,

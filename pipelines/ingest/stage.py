@@ -28,7 +28,7 @@ from pipelines.ingest.images import check_image
 from pipelines.ingest.parts import Part, read_part
 from pipelines.ingest.rows import EMPTY_CAPTION, NOT_TEXT, NULL_CAPTION, SourceRow
 from pipelines.ingest.sources import SourceListing
-from pipelines.plan import _permutation
+from pipelines.plan import permutation
 from pipelines.storage import Location
 
 STAGED = pa.schema(
@@ -222,7 +222,7 @@ def _shuffled(rows: list[dict[str, Any]], seed: str) -> list[dict[str, Any]]:
 
 def seeded_permutation(length: int, seed: str) -> np.ndarray:
     """A permutation of range(length) fixed for ever by the text ``seed``."""
-    return _permutation(length, int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=8).digest(), "little"))
+    return permutation(length, int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=8).digest(), "little"))
 
 
 def _storable(text: str) -> str:
