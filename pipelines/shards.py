@@ -52,10 +52,10 @@ def read_groups(
 
 
 def footer_digest(footer: pq.FileMetaData) -> str:
-    """32 hexadecimal digits that change with anything the footer says."""
+    """64 hexadecimal digits that change with anything the footer says."""
     content = io.BytesIO()
     footer.write_metadata_file(content)
-    return hashlib.sha256(content.getvalue()).hexdigest()[:32]
+    return hashlib.sha256(content.getvalue()).hexdigest()
 
 
 def retry(action: Callable[[], _T], location: Location) -> _T:
