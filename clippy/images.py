@@ -78,19 +78,16 @@ def decode_image(
     torchvision's ``Resize`` and ``CenterCrop`` on the whole Pillow image to within 2 of 255 on average. Raises
     ImageError with its cause.
     """
-    box: Box | None = None
 
-    def side_needed(width: int, height: int) -> int:
-        nonlocal box
-        box = choose_box(width, height) if choose_box else None
-        return min(box[2:]) if box else min(width, height)
+    def divisor(width: int, height: int) -> float:
+        side = min(choose_box(width, height)[2:]) if choose_box else min(width, height)
+        return side / (_DETAIL * size)
 
-    picture, width, height, factor = _decode(
-        data, lambda width, height: side_needed(width, height) / (_DETAIL * size), max_pixels
-    )
-    if box is None:
+    picture, width, height, factor = _decode(data, divisor, max_pixels)
+    if choose_box is None:
         return _resize_and_crop(picture, width / factor, height / factor, size)
-    left, top, right, bottom = (round(edge / factor) for edge in (box[0], box[1], box[0] + box[2], box[1] + box[3]))
+    left, top, part_width, part_height = choose_box(width, height)
+    left, top, right, bottom = (round(edge / factor) for edge in (left, top, left + part_width, top + part_height))
     part = picture[top:bottom, left:right]
     return _resize(part, part.shape[1], part.shape[0], size, size)
 
@@ -107,13 +104,13 @@ def resize_short_side(picture: np.ndarray, size: int) -> np.ndarray:
     return _resize(picture, width, height, max(1, round(width * size / short)), max(1, round(height * size / short)))
 
 
-def _decode(data: bytes, smallest: Callable[[int, int], float], max_pixels: int) -> tuple[np.ndarray, int, int, int]:
+def _decode(data: bytes, divisor: Callable[[int, int], float], max_pixels: int) -> tuple[np.ndarray, int, int, int]:
     """Pixels, the width and height of the whole picture, and the factor 1, 2, 4 or 8 that they were divided by.
 
-    ``smallest`` says, from width and height, by how much at most.
+    ``divisor`` says, from width and height, by how much at most.
     """
     if data[:3] == b"\xff\xd8\xff":
-        decoded = _decode_jpeg(data, smallest, max_pixels)
+        decoded = _decode_jpeg(data, divisor, max_pixels)
         if decoded is not None:
             return decoded
     picture = _open(data, max_pixels)
@@ -122,12 +119,11 @@ def _decode(data: bytes, smallest: Callable[[int, int], float], max_pixels: int)
         pixels = np.asarray(_to_rgb(ImageOps.exif_transpose(picture)))
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow raises for broken data
         raise ImageError(TRUNCATED, f"the picture breaks off: {error}") from None
-    smallest(pixels.shape[1], pixels.shape[0])
     return pixels, pixels.shape[1], pixels.shape[0], 1
 
 
 def _decode_jpeg(
-    data: bytes, smallest: Callable[[int, int], float], max_pixels: int
+    data: bytes, divisor: Callable[[int, int], float], max_pixels: int
 ) -> tuple[np.ndarray, int, int, int] | None:
     """As ``_decode``, or None for a JPEG that this decoder cannot or, at the first irregularity, will not read."""
     try:
@@ -136,7 +132,7 @@ def _decode_jpeg(
             return None  # Pillow's path refuses the one and converts the other
         orientation = _orientation(_jpeg_exif(data))
         shown = (height, width) if orientation >= 5 else (width, height)
-        limit = smallest(*shown)
+        limit = divisor(*shown)
         factor = next(factor for factor in (8, 4, 2, 1) if factor <= max(limit, 1))
         pixels = simplejpeg.decode_jpeg(
             data, "RGB", min_height=-(-height // factor), min_width=-(-width // factor), min_factor=factor
