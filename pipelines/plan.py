@@ -103,8 +103,8 @@ class Plan:
             if begin >= stop:
                 break
             source = self.parts[part]
-            key = _key(source.digest, self.seed, "rows", passes, group)
-            shuffled = permutation(int(source.usable_rows[group]), key)
+            rows = int(source.usable_rows[group])
+            shuffled = seeded_permutation(rows, source.digest, self.seed, "rows", passes, group)
             low, high = max(start - begin, 0), min(stop - begin, count)
             found.append(Rows(part, group, passes, shuffled[first + low : first + high]))
         return found
@@ -121,7 +121,7 @@ def _epoch_order(plan: Plan, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     Head of odd rows up to the next multiple of the usual size, then full visits, then the other odd rows.
     """
     visits = np.concatenate([_visits(part, i, plan.seed, epoch) for i, part in enumerate(plan.parts)], axis=1)
-    visits = visits[:, permutation(visits.shape[1], _key(plan.digest, plan.seed, "groups", epoch))]
+    visits = visits[:, seeded_permutation(visits.shape[1], plan.digest, plan.seed, "groups", epoch)]
     usual = visits[_COUNT] == plan.usual_rows
     full, odd = visits[:, usual], visits[:, ~usual]
     head_rows = -epoch * plan.rows_per_epoch % plan.usual_rows
@@ -141,7 +141,7 @@ def _visits(part: Part, index: int, seed: int, epoch: int) -> np.ndarray:
         high = min(low + stop - start, part.rows_per_pass)
         groups = np.arange(len(part.usable_rows))
         if high - low < part.rows_per_pass:  # a whole pass needs no order: the epoch is shuffled anyway
-            groups = permutation(len(groups), _key(part.digest, seed, "pass", passes))
+            groups = seeded_permutation(len(groups), part.digest, seed, "pass", passes)
         ends = np.cumsum(part.usable_rows[groups])
         begins = ends - part.usable_rows[groups]
         firsts = np.clip(low - begins, 0, None)
@@ -167,13 +167,10 @@ def _split_odd(full: np.ndarray, odd: np.ndarray, head_rows: int) -> np.ndarray:
     return np.concatenate([before, full, after], axis=1)
 
 
-def _key(*parts: object) -> int:
-    text = "/".join(map(str, parts))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
-
-
-def permutation(length: int, key: int) -> np.ndarray:
-    """A permutation of range(length), int64, fixed for ever by ``key``: numpy's own generators may change."""
+def seeded_permutation(length: int, *seed: object) -> np.ndarray:
+    """A permutation of range(length), int64, fixed for ever by ``seed``: numpy's own may change."""
+    text = "/".join(map(str, seed))
+    key = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
     with np.errstate(over="ignore"):  # splitmix64, Steele et al. 2014
         x = np.arange(1, length + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -11,7 +11,8 @@ from functools import cached_property
 
 import numpy as np
 
-from pipelines.ingest.stage import StagedPart, seeded_permutation
+from pipelines.ingest.stage import StagedPart
+from pipelines.plan import seeded_permutation
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,8 @@ from pipelines.ingest.config import ImportConfig
 from pipelines.ingest.fetch import FETCHES
 from pipelines.ingest.plan import ImportPlan, find_duplicates
 from pipelines.ingest.rows import DUPLICATE
-from pipelines.ingest.stage import REJECTS, StagedPart, parquet_options, part_name, seeded_permutation, write_parquet
+from pipelines.ingest.stage import REJECTS, StagedPart, parquet_options, part_name, write_parquet
+from pipelines.plan import seeded_permutation
 from pipelines.storage import Location
 
 _PARTS_AT_A_TIME = 64

@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -28,7 +27,7 @@ from pipelines.ingest.images import check_image
 from pipelines.ingest.parts import Part, read_part
 from pipelines.ingest.rows import EMPTY_CAPTION, NOT_TEXT, NULL_CAPTION, SourceRow
 from pipelines.ingest.sources import SourceListing
-from pipelines.plan import permutation
+from pipelines.plan import seeded_permutation
 from pipelines.storage import Location
 
 STAGED = pa.schema(
@@ -218,11 +217,6 @@ def _cut(
 
 def _shuffled(rows: list[dict[str, Any]], seed: str) -> list[dict[str, Any]]:
     return [rows[i] for i in seeded_permutation(len(rows), seed)]
-
-
-def seeded_permutation(length: int, seed: str) -> np.ndarray:
-    """A permutation of range(length) fixed for ever by the text ``seed``."""
-    return permutation(length, int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=8).digest(), "little"))
 
 
 def _storable(text: str) -> str:
