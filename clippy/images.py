@@ -145,11 +145,17 @@ def _decode_jpeg(
 
 
 def _jpeg_exif(data: bytes) -> bytes:
-    """The Exif block of a JPEG; empty where there is none."""
-    start = data.find(b"Exif\x00\x00", 0, 1 << 16)
-    if start < 4 or data[start - 4 : start - 2] != b"\xff\xe1":
-        return b""
-    return data[start : start - 2 + int.from_bytes(data[start - 2 : start], "big")]
+    """The Exif block of a JPEG, found by going from segment to segment; empty where there is none."""
+    start = 2
+    while data[start : start + 1] == b"\xff" and (marker := data[start + 1 : start + 2]) != b"\xda":  # pixels follow
+        if marker == b"\xff":  # a byte of padding
+            start += 1
+            continue
+        stop = start + 2 + int.from_bytes(data[start + 2 : start + 4], "big")
+        if marker == b"\xe1" and data.startswith(b"Exif\x00\x00", start + 4):
+            return data[start + 4 : stop]
+        start = max(stop, start + 4)
+    return b""
 
 
 def _orientation(block: bytes) -> int:
@@ -202,7 +208,7 @@ def _resize(picture: np.ndarray, width: float, height: float, new_width: int, ne
     """Antialiased bicubic. A picture halved by its decoder may be up to a pixel larger than what it shows."""
     if not picture.flags.writeable or min(picture.strides) < 0:
         picture = picture.copy()
-    pixels = torch.from_numpy(picture).permute(2, 0, 1)[None]
+    pixels = torch.from_numpy(picture)[None].permute(0, 3, 1, 2)  # channels last to torch, which then packs nothing
     if (picture.shape[1], picture.shape[0]) == (width, height):
         resized = interpolate(pixels, size=(new_height, new_width), mode="bicubic", antialias=True)
     else:  # the grid must follow what the picture shows, not the pixels it takes

@@ -128,15 +128,15 @@ def read_unit(source: Source, unit: int) -> pa.Table:
     return _add_seconds(table, "read_seconds", time.perf_counter() - started)
 
 
-def decode_unit(table: pa.Table, decoding: Decoding) -> dict[str, np.ndarray]:
+def decode_unit(table: pa.Table, decoding: Decoding, pixels: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """Arrays of one unit: pixels uint8 (rows, size, size, 3), ids int32 (rows, tokens), and one number a row.
 
     These are unit, key, cause, image_bytes (encoded), read_seconds and decode_seconds (of a core; each row's
-    share). A row without a pair has zero pixels and the ids of an empty caption.
+    share). A row without a pair has zero pixels and the ids of an empty caption. ``pixels`` is where to decode to.
     """
     started = time.thread_time()
-    size = decoding.image_size
-    pixels = np.empty((len(table), size, size, 3), dtype=np.uint8)
+    if pixels is None:
+        pixels = np.empty((len(table), decoding.image_size, decoding.image_size, 3), dtype=np.uint8)
     causes = np.zeros(len(table), dtype=np.int8)
     captions, keys = table.column("caption").to_pylist(), table.column("key").to_pylist()
     passes = table.column("passes").to_pylist()

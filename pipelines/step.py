@@ -5,6 +5,7 @@ Shapes: B rows of this worker, H W pixels, T tokens, D width.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -44,10 +45,17 @@ def to_device(pixels: np.ndarray, ids: np.ndarray, valid: np.ndarray, pad_id: in
     longest = max(1, int((ids != pad_id).sum(axis=1).max()))
     width = min(ids.shape[1], -(-longest // 8) * 8)
     return Inputs(
-        images_B3HW=torch.from_numpy(pixels).to(device, non_blocking=True).permute(0, 3, 1, 2),
-        ids_BT=torch.from_numpy(np.ascontiguousarray(ids[:, :width])).to(device, non_blocking=True),
-        valid_B=torch.from_numpy(valid).to(device, non_blocking=True),
+        images_B3HW=_as_tensor(pixels).to(device, non_blocking=True).permute(0, 3, 1, 2),
+        ids_BT=_as_tensor(np.ascontiguousarray(ids[:, :width])).to(device, non_blocking=True),
+        valid_B=_as_tensor(valid).to(device, non_blocking=True),
     )
+
+
+def _as_tensor(array: np.ndarray) -> torch.Tensor:
+    """A tensor over the array's own memory. That of Ray's object store is read-only, and nobody here writes to it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
 
 
 def train_step(

@@ -1,13 +1,15 @@
 """The only Ray Data graph of training: plan, read and decode, split over workers, batches.
 
-Each unit of the plan is one task and one block. A task takes half a core, so that two share one: while one waits, for
-storage or for Ray, the other decodes; encoded images never enter the object store. ``preserve_order`` keeps the plan's
-order, blocks of equal size go to the workers in turn, and every worker checks the unit numbers it is handed: an order
-that broke is an error, never a silently different run.
+Each unit of the plan is one task, and one block with one row. A task takes half a core, so that two share one: while
+one waits, for storage or for Ray, the other decodes; encoded images never enter the object store. ``preserve_order``
+keeps the plan's order, blocks of one row go to the workers in turn, and every worker checks the unit numbers it is
+handed: an order that broke is an error, never a silently different run.
 """
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -16,16 +18,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray
+import ray.actor
 import ray.data
 
-from pipelines.plan import MAX_UNIT_BYTES
+from pipelines.deal import deal_units, start_pace
 from pipelines.samples import CAUSES, Decoding, Source, Work, decode_unit, read_unit
 
 TASKS_PER_CORE = 2
 """One decodes while the other waits."""
-_PLAN_ROWS = (256, 8192)
-"""Fewest and most units of the plan in one table: a table costs the driver milliseconds, and a unit the task that
-deals it out, so a long plan is cut into few tables, yet not into one that would hold up the first batch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,21 +54,20 @@ class Batch:
 
 
 def build_dataset(source: Source, decoding: Decoding, first_unit: int, stop_unit: int) -> ray.data.Dataset:
-    """Units [first_unit, stop_unit) as a lazy dataset, one block a unit; opens only what those units need."""
-    source_ref = ray.put(source)
-    rows = min(max((stop_unit - first_unit) // 64, _PLAN_ROWS[0]), _PLAN_ROWS[1])
-    starts = range(first_unit, stop_unit, rows)
-    units = [pa.table({"unit": np.arange(start, min(start + rows, stop_unit))}) for start in starts]
-    plan = ray.data.from_arrow(units).repartition(target_num_rows_per_block=1)
-    decoded = plan.map_batches(
+    """Units [first_unit, stop_unit) as a lazy dataset, a unit a row and a block; opens only what those units need."""
+    pace = start_pace()
+    units = deal_units(first_unit, stop_unit, pace)
+    # Ray Data would also hold decoding back by what the workers have fetched, of which they tell it only when they
+    # fetch again: where that takes more units than are held back, both wait for ever. The budget bounds it already.
+    units.context.downstream_capacity_backpressure_ratio = None
+    units.context.op_resource_reservation_ratio = 0.1  # or a quarter of the budget waits for the dealing to use it
+    return units.map_batches(
         _make_block,
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=1 / TASKS_PER_CORE,
-        fn_args=(source_ref, decoding),
+        fn_args=(ray.put(source), decoding, pace),
     )
-    decoded.context.target_max_block_size = 2 * MAX_UNIT_BYTES  # a block above it is cut, and units change hands
-    return decoded
 
 
 def iterate_batches(
@@ -81,34 +80,69 @@ def iterate_batches(
     blocks: list[dict[str, np.ndarray]] = []
     expected = first_unit + rank
     for block in shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=prefetch_batches):
-        unit = int(block["unit"][0])
-        if unit != expected or not (block["unit"] == unit).all():
+        if block["unit"].tolist() != [expected]:
             raise RuntimeError(
-                f"worker {rank} of {world_size} was handed unit {unit} of the plan instead of {expected}: "
-                "the stream lost its order, so training stops here and can be resumed"
+                f"worker {rank} of {world_size} was handed unit {block['unit'].tolist()} of the plan instead of "
+                f"[{expected}]: the stream lost its order, so training stops here and can be resumed"
             )
         expected += world_size
         blocks.append(block)
         if len(blocks) == units_per_batch // world_size:
-            yield _join(blocks)
+            yield _to_batch(blocks)
             blocks = []
 
 
-def _join(blocks: list[dict[str, np.ndarray]]) -> Batch:
-    joined = {name: np.concatenate([block[name] for block in blocks]) for name in ("key", "pixels", "ids", "cause")}
-    work = {n: sum(float(b[n].sum()) for b in blocks) for n in ("image_bytes", "read_seconds", "decode_seconds")}
+def _to_block(unit: int, decoded: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A decoded unit as one row of the dataset."""
+    block = {name: decoded[name][None] for name in ("pixels", "ids", "cause")}
+    work = {name: decoded[name].sum(keepdims=True) for name in _WORK}
+    return {"unit": np.array([unit]), "keys": np.array([json.dumps(decoded["key"].tolist())]), **block, **work}
+
+
+def _to_batch(blocks: list[dict[str, np.ndarray]]) -> Batch:
+    if len(blocks) == 1:  # as it lies in the object store, which spares a copy
+        joined = {name: blocks[0][name][0] for name in ("pixels", "ids", "cause")}
+    else:
+        joined = {name: np.concatenate([block[name][0] for block in blocks]) for name in ("pixels", "ids", "cause")}
+    image_bytes, read_seconds, decode_seconds = (sum(block[name].item() for block in blocks) for name in _WORK)
     return Batch(
-        units=[int(block["unit"][0]) for block in blocks],
-        keys=joined["key"].tolist(),
+        units=[block["unit"].item() for block in blocks],
+        keys=[key for block in blocks for key in json.loads(block["keys"].item())],
         pixels=joined["pixels"],
         ids=joined["ids"],
         causes=joined["cause"],
-        work=Work(int(work["image_bytes"]), work["read_seconds"], work["decode_seconds"]),
+        work=Work(image_bytes, read_seconds, decode_seconds),
     )
 
 
-def _make_block(block: pa.Table, source_ref: ray.ObjectRef, decoding: Decoding) -> dict[str, np.ndarray]:
-    return decode_unit(read_unit(_fetch_source(source_ref), block.column("unit")[0].as_py()), decoding)
+_WORK = ("image_bytes", "read_seconds", "decode_seconds")
+
+
+def _make_block(
+    block: pa.Table, source_ref: ray.ObjectRef, decoding: Decoding, pace: ray.actor.ActorHandle
+) -> dict[str, np.ndarray]:
+    unit = block.column("unit")[0].as_py()
+    table = read_unit(_fetch_source(source_ref), unit)
+    pixels = _memory.take(len(table), decoding.image_size, decoding.image_size, 3)
+    decoded = decode_unit(table, decoding, pixels)
+    pace.done.remote()
+    return _to_block(unit, decoded)
+
+
+class Memory:
+    """Memory of the last unit for the next one: clean pages from the system cost more than filling them."""
+
+    def __init__(self) -> None:
+        self._bytes = np.empty(0, np.uint8)
+
+    def take(self, *shape: int) -> np.ndarray:
+        """A uint8 array; the same memory as before unless somebody still holds an array over it."""
+        if self._bytes.size != np.prod(shape) or sys.getrefcount(self._bytes) > 2:  # ours and getrefcount's own
+            self._bytes = np.empty(np.prod(shape), np.uint8)
+        return self._bytes.reshape(shape)
+
+
+_memory = Memory()
 
 
 @lru_cache(maxsize=2)

@@ -22,6 +22,7 @@ from clippy.images import (
     Header,
     ImageError,
     decode_image,
+    decode_rgb,
     read_header,
     verify_image,
 )
@@ -114,6 +115,20 @@ def test_exif_that_is_broken_or_elsewhere_is_passed_over() -> None:
     block = b"Exif\x00\x00" + b"MM\x00\x2a\xff\xff"
     data = plain[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block + plain[2:]
     assert np.array_equal(decode_image(data, 32), decode_image(plain, 32))
+
+
+def test_exif_behind_a_long_profile_and_padding_turns_the_picture() -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    plain = encode(Image.fromarray(RGB), "JPEG", quality=98)
+    block, profile = b"Exif\x00\x00" + exif.tobytes().removeprefix(b"Exif\x00\x00"), bytes(60_000)
+    segments = [(b"\xff\xe2", profile), (b"\xff\xe2", profile), (b"\xff\xff\xff\xe1", block)]
+    added = b"".join(marker + struct.pack(">H", len(content) + 2) + content for marker, content in segments)
+    turned = np.rot90(decode_rgb(plain), k=-1)
+    assert np.array_equal(decode_rgb(plain[:2] + added + plain[2:]), turned)
+    cut = plain[:2] + added[:61_000]
+    with pytest.raises(ImageError):
+        decode_rgb(cut)
 
 
 def test_sixteen_bits_keep_their_range() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import pytest
 import ray
 import ray.data
 
+from pipelines.budget import cluster_budget, execution_options, watch_store
 from pipelines.console import Console
 from pipelines.prepare import prepare
 from pipelines.recipe import load_recipe
 from pipelines.storage import locate
-from pipelines.stream import Batch, build_dataset, iterate_batches
+from pipelines.stream import Batch, Memory, build_dataset, iterate_batches
 from pipelines.worker import Job
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
@@ -78,15 +80,60 @@ def test_a_stream_opened_late_is_the_rest_of_the_stream(overrides: list[str]) ->
 
 def test_a_lost_order_is_an_error() -> None:
     def block(unit: int) -> dict[str, np.ndarray]:
-        return {"unit": np.full(2, unit), "key": np.array(["a", "b"]), "cause": np.zeros(2, np.int8)}
+        return {"unit": np.array([unit])}
 
     class Shard:
         def iter_batches(self, **_: object) -> list[dict[str, np.ndarray]]:
             return [block(1), block(5)]  # worker 1 of 2 expects 1, 3, 5
 
     batches = iterate_batches(Shard(), rank=1, world_size=2, first_unit=0, units_per_batch=4, prefetch_batches=1)
-    with pytest.raises(RuntimeError, match="handed unit 5 of the plan instead of 3"):
+    with pytest.raises(RuntimeError, match=r"handed unit \[5\] of the plan instead of \[3\]"):
         list(batches)
+
+
+def test_memory_is_used_again_only_when_nobody_holds_it() -> None:
+    memory = Memory()
+    first = memory.take(2, 3)
+    first[:] = 1
+    part, address = first[1:], first.ctypes.data
+    del first
+    second = memory.take(2, 3)
+    second[:] = 2
+    assert (part == 1).all()
+    del part, second
+    third = memory.take(3, 2)
+    assert third.ctypes.data != address
+    address = third.ctypes.data
+    del third
+    assert memory.take(3, 2).ctypes.data == address
+    assert memory.take(4, 4).shape == (4, 4)
+
+
+def test_slow_workers_fill_the_object_store_to_its_budget_and_no_further(overrides: list[str]) -> None:
+    big = ["model.image.image_size=224", "optim.global_batch_size=256", "data.prefetch_batches=1"]
+    job = make_job(overrides, *big)
+    needed = cluster_budget(job.recipe, job.source, job.decoding).needed_bytes
+    job = make_job(overrides, *big, f"data.object_store_gib={needed / 2**30 + 1e-6}", "name=tight")
+    budget, workers, units = cluster_budget(job.recipe, job.source, job.decoding), 2, job.units_per_batch
+    dataset = build_dataset(job.source, job.decoding, 0, 20 * units)
+    dataset.context.execution_options = execution_options(budget)
+
+    @ray.remote(num_cpus=0)
+    def consume(shard: Any, rank: int) -> int:
+        batches = iterate_batches(
+            shard, rank=rank, world_size=workers, first_unit=0, units_per_batch=units, prefetch_batches=1
+        )
+        rows = 0
+        for batch in batches:
+            rows += len(batch.keys)
+            time.sleep(0.4)
+        return rows
+
+    with watch_store(0.05) as gauge:
+        shards = dataset.streaming_split(workers, equal=True)
+        rows = ray.get([consume.remote(shard, rank) for rank, shard in enumerate(shards)])
+    assert rows == [20 * 128] * 2
+    assert budget.limit_bytes / 2 < gauge.peak_bytes <= budget.limit_bytes
 
 
 def test_s3_gives_the_same_batches_as_a_disk(overrides: list[str], shapes: Path, s3: str) -> None:

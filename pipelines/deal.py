@@ -1,0 +1,69 @@
+"""The units of a plan as a dataset, one block a unit, dealt out no faster than they are decoded.
+
+Ray Data holds back a step that fills the object store, but a unit's number fills nothing: it would take in a plan of
+ten thousand shards whole, for minutes and into hundreds of megabytes, before it decodes the first image. So one task
+deals, and waits for an actor that the decoding tasks keep informed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import numpy as np
+import ray
+import ray.actor
+import ray.data
+
+_AHEAD = (32, 1024)
+"""Units that may be dealt and not yet decoded, at the start and at most: few, so that decoding starts at once, then
+enough for any cluster, at a few milliseconds of Ray Data's time and a few kilobytes of its memory each."""
+
+
+def deal_units(first_unit: int, stop_unit: int, pace: ray.actor.ActorHandle) -> ray.data.Dataset:
+    """Units [first_unit, stop_unit) in order, as rows with the column ``unit``."""
+    bounds = ray.data.from_items([{"first": first_unit, "stop": stop_unit}])
+    one_task = ray.data.TaskPoolStrategy(size=1)  # or Ray Data keeps a quarter of the cluster free for more of them
+    units = bounds.map_batches(_deal, batch_format="numpy", fn_args=(pace,), num_cpus=0, compute=one_task)
+    units.context.target_max_block_size = 1  # byte: every row is a block of its own, here and in all that follows
+    return units
+
+
+def start_pace() -> ray.actor.ActorHandle:
+    """The actor that says how far the dealing may go; whoever decodes a unit calls ``done`` once."""
+    return ray.remote(num_cpus=0)(Pace).remote()
+
+
+class Pace:
+    """Counts decoded units and lets the dealing run so far ahead of them."""
+
+    def __init__(self) -> None:
+        self._done = 0
+        self._changed = asyncio.Condition()
+
+    async def done(self) -> None:
+        """One more unit is decoded."""
+        async with self._changed:
+            self._done += 1
+            self._changed.notify_all()
+
+    async def allowed(self, dealt: int) -> int:
+        """Units that may be dealt in all, as soon as they are more than those ``dealt``."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._allowed > dealt)
+            return self._allowed
+
+    @property
+    def _allowed(self) -> int:
+        least, most = _AHEAD
+        return self._done + min(least + 2 * self._done, most)
+
+
+def _deal(bounds: dict[str, np.ndarray], pace: ray.actor.ActorHandle) -> Iterator[dict[str, np.ndarray]]:
+    first, stop = int(bounds["first"][0]), int(bounds["stop"][0])
+    dealt = 0
+    while dealt < stop - first:
+        allowed = min(ray.get(pace.allowed.remote(dealt)), stop - first)
+        for unit in range(first + dealt, first + allowed):
+            yield {"unit": np.array([unit])}
+        dealt = allowed
