@@ -15,9 +15,9 @@ import ray
 import ray.actor
 import ray.data
 
-_AHEAD = (32, 1024)
-"""Units that may be dealt and not yet decoded, at the start and at most: few, so that decoding starts at once, then
-enough for any cluster, at a few milliseconds of Ray Data's time and a few kilobytes of its memory each."""
+MOST_AHEAD = 1024
+"""Units that may be dealt and not yet decoded: enough for any cluster, at a few milliseconds of Ray Data's time and a
+few kilobytes of its memory each."""
 
 
 def deal_units(first_unit: int, stop_unit: int, pace: ray.actor.ActorHandle) -> ray.data.Dataset:
@@ -31,13 +31,16 @@ def deal_units(first_unit: int, stop_unit: int, pace: ray.actor.ActorHandle) -> 
 
 def start_pace() -> ray.actor.ActorHandle:
     """The actor that says how far the dealing may go; whoever decodes a unit calls ``done`` once."""
-    return ray.remote(num_cpus=0)(Pace).remote()
+    cores = int(ray.cluster_resources().get("CPU", 1))
+    return ray.remote(num_cpus=0)(Pace).remote(cores)
 
 
 class Pace:
-    """Counts decoded units and lets the dealing run so far ahead of them."""
+    """Counts decoded units and lets the dealing run so far ahead of them: a unit a core at first, so that no more
+    processes start at once than can, and further with each unit that is done."""
 
-    def __init__(self) -> None:
+    def __init__(self, cores: int = 1) -> None:
+        self._cores = max(1, cores)
         self._done = 0
         self._changed = asyncio.Condition()
 
@@ -55,8 +58,7 @@ class Pace:
 
     @property
     def _allowed(self) -> int:
-        least, most = _AHEAD
-        return self._done + min(least + 2 * self._done, most)
+        return self._done + min(self._cores + 2 * self._done, max(MOST_AHEAD, self._cores))
 
 
 def _deal(bounds: dict[str, np.ndarray], pace: ray.actor.ActorHandle) -> Iterator[dict[str, np.ndarray]]:
