@@ -39,7 +39,7 @@ class Pace:
     """Counts decoded units and lets the dealing run so far ahead of them: a unit a core at first, so that no more
     processes start at once than can, and further with each unit that is done."""
 
-    def __init__(self, cores: int = 1) -> None:
+    def __init__(self, cores: int) -> None:
         self._cores = max(1, cores)
         self._done = 0
         self._changed = asyncio.Condition()

@@ -92,18 +92,22 @@ def iterate_batches(
             blocks = []
 
 
+_ARRAYS = ("pixels", "ids", "cause")
+_WORK = ("image_bytes", "read_seconds", "decode_seconds")
+
+
 def _to_block(unit: int, decoded: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """A decoded unit as one row of the dataset."""
-    block = {name: decoded[name][None] for name in ("pixels", "ids", "cause")}
+    block = {name: decoded[name][None] for name in _ARRAYS}
     work = {name: decoded[name].sum(keepdims=True) for name in _WORK}
     return {"unit": np.array([unit]), "keys": np.array([json.dumps(decoded["key"].tolist())]), **block, **work}
 
 
 def _to_batch(blocks: list[dict[str, np.ndarray]]) -> Batch:
-    if len(blocks) == 1:  # as it lies in the object store, which spares a copy
-        joined = {name: blocks[0][name][0] for name in ("pixels", "ids", "cause")}
-    else:
-        joined = {name: np.concatenate([block[name][0] for block in blocks]) for name in ("pixels", "ids", "cause")}
+    joined = {}
+    for name in _ARRAYS:
+        parts = [block[name][0] for block in blocks]
+        joined[name] = np.concatenate(parts) if len(parts) > 1 else parts[0]  # one lies well in the object store
     image_bytes, read_seconds, decode_seconds = (sum(block[name].item() for block in blocks) for name in _WORK)
     return Batch(
         units=[block["unit"].item() for block in blocks],
@@ -113,9 +117,6 @@ def _to_batch(blocks: list[dict[str, np.ndarray]]) -> Batch:
         causes=joined["cause"],
         work=Work(image_bytes, read_seconds, decode_seconds),
     )
-
-
-_WORK = ("image_bytes", "read_seconds", "decode_seconds")
 
 
 def _make_block(
