@@ -95,7 +95,7 @@ def _measure(job: Job, batches: int, console: Console) -> BenchResult:
     budget, events = cluster_budget(recipe, job.source, job.decoding), start_event_log()
     console.line(budget.as_text())
     ray.data.DataContext.get_current().enable_progress_bars = False
-    dataset = build_dataset(job.source, job.decoding, 0, batches * job.units_per_batch)
+    dataset = build_dataset(job.source, job.decoding, 0, batches * job.units_per_batch, budget.decode_cores)
     dataset.context.execution_options = execution_options(budget)
     with watch_store() as gauge:
         started = time.time()

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import ray
 import ray.data
 
-from pipelines.recipe import Recipe
+from pipelines.recipe import Recipe, ScalingConfig
 from pipelines.samples import Decoding, Source
-from pipelines.stream import TASKS_PER_CORE
+from pipelines.stream import UNITS_PER_CORE
 
 _FILL = 0.8
 """Above this share Ray begins to spill blocks to disk."""
@@ -28,6 +28,8 @@ class StreamBudget:
     """One decoded unit."""
     needed_bytes: int
     limit_bytes: int
+    handed_bytes: int
+    """Part of the limit for the unit that each worker fetched last: Ray Data hears of it when it fetches again."""
     store_bytes: int
     """What the cluster has."""
     decode_cores: int
@@ -49,12 +51,12 @@ def plan_budget(recipe: Recipe, source: Source, decoding: Decoding, cores: int, 
     """
     data, workers = recipe.data, recipe.scaling.num_workers
     unit = source.unit_rows * (3 * decoding.image_size**2 + 4 * decoding.max_tokens + 64)
-    tasks = TASKS_PER_CORE * cores
+    making = UNITS_PER_CORE * cores
     per_batch = recipe.optim.global_batch_size // workers // source.unit_rows
-    held = workers * (data.prefetch_batches + per_batch + 1)
-    what = f"{held} units held by {workers} workers and {tasks} being made, {unit / 2**20:.1f} MiB each,"
-    needed = held * unit + tasks * unit
-    limit = max(needed + tasks * unit, _COMFORT)
+    held = workers * (data.prefetch_batches + per_batch + 2)
+    what = f"{held} units held by {workers} workers and {making} being made, {unit / 2**20:.1f} MiB each,"
+    needed = held * unit + making * unit
+    limit = max(needed + making * unit, _COMFORT)
     if data.object_store_gib is not None:
         limit = int(data.object_store_gib * 2**30)
         if limit < needed:
@@ -69,20 +71,24 @@ def plan_budget(recipe: Recipe, source: Source, decoding: Decoding, cores: int, 
             f"cluster's object store of {_gib(store_bytes)} GiB takes without spilling; lower data.prefetch_batches "
             f"({data.prefetch_batches}) or optim.global_batch_size, or start Ray with a larger object store"
         )
-    return StreamBudget(unit, needed, min(limit, usable), store_bytes, cores)
+    return StreamBudget(unit, needed, min(limit, usable), workers * unit, store_bytes, cores)
 
 
 def cluster_budget(recipe: Recipe, source: Source, decoding: Decoding) -> StreamBudget:
     """The budget on the cluster that this process is connected to. Raises ValueError when it does not fit."""
-    resources, scaling = ray.cluster_resources(), recipe.scaling
+    store_bytes = int(ray.cluster_resources().get("object_store_memory", 0))
+    return plan_budget(recipe, source, decoding, decode_cores(recipe.scaling), store_bytes)
+
+
+def decode_cores(scaling: ScalingConfig) -> int:
+    """Cores that read and decode: as many as the recipe says, or all of the cluster's that training leaves."""
     training = scaling.num_workers * scaling.resources_per_worker.get("CPU", 1.0)
-    cores = max(1, int(resources.get("CPU", 1) - training))
-    return plan_budget(recipe, source, decoding, cores, int(resources.get("object_store_memory", 0)))
+    return scaling.decode_cores or max(1, int(ray.cluster_resources().get("CPU", 1) - training))
 
 
 def execution_options(budget: StreamBudget) -> ray.data.ExecutionOptions:
     """Ray Data's options: the plan's order, and no more of the object store than the budget."""
-    limits = ray.data.ExecutionResources.for_limits(object_store_memory=budget.limit_bytes)
+    limits = ray.data.ExecutionResources.for_limits(object_store_memory=budget.limit_bytes - budget.handed_bytes)
     return ray.data.ExecutionOptions(preserve_order=True, resource_limits=limits)
 
 

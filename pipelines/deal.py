@@ -15,9 +15,8 @@ import ray
 import ray.actor
 import ray.data
 
-MOST_AHEAD = 1024
-"""Units that may be dealt and not yet decoded: enough for any cluster, at a few milliseconds of Ray Data's time and a
-few kilobytes of its memory each."""
+AHEAD_PER_CORE = 4
+"""Units that may be dealt and not yet decoded: two at work, and two so that none has to wait for the dealing."""
 
 
 def deal_units(first_unit: int, stop_unit: int, pace: ray.actor.ActorHandle) -> ray.data.Dataset:
@@ -29,18 +28,16 @@ def deal_units(first_unit: int, stop_unit: int, pace: ray.actor.ActorHandle) -> 
     return units
 
 
-def start_pace() -> ray.actor.ActorHandle:
+def start_pace(cores: int) -> ray.actor.ActorHandle:
     """The actor that says how far the dealing may go; whoever decodes a unit calls ``done`` once."""
-    cores = int(ray.cluster_resources().get("CPU", 1))
     return ray.remote(num_cpus=0)(Pace).remote(cores)
 
 
 class Pace:
-    """Counts decoded units and lets the dealing run so far ahead of them: a unit a core at first, so that no more
-    processes start at once than can, and further with each unit that is done."""
+    """Counts decoded units and lets the dealing run AHEAD_PER_CORE units a core ahead of them."""
 
     def __init__(self, cores: int) -> None:
-        self._cores = max(1, cores)
+        self._cores = cores
         self._done = 0
         self._changed = asyncio.Condition()
 
@@ -51,14 +48,14 @@ class Pace:
             self._changed.notify_all()
 
     async def allowed(self, dealt: int) -> int:
-        """Units that may be dealt in all, as soon as they are more than those ``dealt``."""
+        """Units that may be dealt in all, as soon as they are a unit a core more than those ``dealt``."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self._allowed > dealt)
+            await self._changed.wait_for(lambda: self._allowed >= dealt + self._cores)
             return self._allowed
 
     @property
     def _allowed(self) -> int:
-        return self._done + min(self._cores + 2 * self._done, max(MOST_AHEAD, self._cores))
+        return self._done + AHEAD_PER_CORE * self._cores
 
 
 def _deal(bounds: dict[str, np.ndarray], pace: ray.actor.ActorHandle) -> Iterator[dict[str, np.ndarray]]:

@@ -184,6 +184,8 @@ class ScalingConfig(Section):
     num_workers: int = Field(1, gt=0)
     use_gpu: bool = False
     resources_per_worker: dict[str, float] = Field(default_factory=lambda: {"CPU": 1.0})
+    decode_cores: int | None = Field(None, gt=0)
+    """Cores that read and decode; null is every core of the cluster that the workers leave."""
     ray_address: str | None = None
     """Address of a running cluster, ``auto`` for the one of this machine; null starts Ray here."""
     max_failures: int = Field(0, ge=0)

@@ -1,18 +1,18 @@
 """The only Ray Data graph of training: plan, read and decode, split over workers, batches.
 
-Each unit of the plan is one task, and one block with one row. A task takes half a core, so that two share one: while
-one waits, for storage or for Ray, the other decodes; encoded images never enter the object store. ``preserve_order``
-keeps the plan's order, blocks of one row go to the workers in turn, and every worker checks the unit numbers it is
-handed: an order that broke is an error, never a silently different run.
+Each unit of the plan is one call of a decoder, and one block with one row. There is a decoder for each core, with two
+threads: while one decodes, the other reads the next unit or hands the last one to Ray; encoded images never enter the
+object store. ``preserve_order`` keeps the plan's order, blocks of one row go to the workers in turn, and every worker
+checks the unit numbers it is handed: an order that broke is an error, never a silently different run.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,8 @@ import ray.data
 from pipelines.deal import deal_units, start_pace
 from pipelines.samples import CAUSES, Decoding, Source, Work, decode_unit, read_unit
 
-TASKS_PER_CORE = 2
-"""One decodes while the other waits."""
+UNITS_PER_CORE = 2
+"""One is decoded while the other is read or handed over."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,20 +53,30 @@ class Batch:
         return np.bincount(self.causes, minlength=len(CAUSES))
 
 
-def build_dataset(source: Source, decoding: Decoding, first_unit: int, stop_unit: int) -> ray.data.Dataset:
-    """Units [first_unit, stop_unit) as a lazy dataset, a unit a row and a block; opens only what those units need."""
-    pace = start_pace()
+def build_dataset(source: Source, decoding: Decoding, first_unit: int, stop_unit: int, cores: int) -> ray.data.Dataset:
+    """Units [first_unit, stop_unit) as a lazy dataset, a unit a row and a block, decoded on so many cores.
+
+    Opens only what those units need.
+    """
+    pace = start_pace(cores)
     units = deal_units(first_unit, stop_unit, pace)
     # Ray Data would also hold decoding back by what the workers have fetched, of which they tell it only when they
     # fetch again: where that takes more units than are held back, both wait for ever. The budget bounds it already.
     units.context.downstream_capacity_backpressure_ratio = None
     units.context.op_resource_reservation_ratio = 0.1  # or a quarter of the budget waits for the dealing to use it
+    decoders = ray.data.ActorPoolStrategy(
+        size=cores,
+        max_concurrent_calls_per_actor=UNITS_PER_CORE,
+        max_tasks_in_flight_per_actor=UNITS_PER_CORE,
+        enable_true_multi_threading=True,
+    )
     return units.map_batches(
-        _make_block,
+        Decoder,
+        compute=decoders,
+        num_cpus=1,
         batch_size=None,
         batch_format="pyarrow",
-        num_cpus=1 / TASKS_PER_CORE,
-        fn_args=(ray.put(source), decoding, pace),
+        fn_constructor_args=(ray.put(source), decoding, pace),
     )
 
 
@@ -119,19 +129,29 @@ def _to_batch(blocks: list[dict[str, np.ndarray]]) -> Batch:
     )
 
 
-def _make_block(
-    block: pa.Table, source_ref: ray.ObjectRef, decoding: Decoding, pace: ray.actor.ActorHandle
-) -> dict[str, np.ndarray]:
-    unit = block.column("unit")[0].as_py()
-    table = read_unit(_fetch_source(source_ref), unit)
-    pixels = _memory.take(len(table), decoding.image_size, decoding.image_size, 3)
-    decoded = decode_unit(table, decoding, pixels)
-    pace.done.remote()
-    return _to_block(unit, decoded)
+class Decoder:
+    """Makes blocks of units: called from several threads, of which one at a time decodes."""
+
+    def __init__(self, source_ref: ray.ObjectRef, decoding: Decoding, pace: ray.actor.ActorHandle) -> None:
+        self._source: Source = ray.get(source_ref)
+        self._decoding = decoding
+        self._pace = pace
+        self._core = threading.Lock()  # two pictures at once would only take each other's cache
+        self._memory = Memory()
+
+    def __call__(self, block: pa.Table) -> dict[str, np.ndarray]:
+        """The unit that the one row of ``block`` names, read and decoded."""
+        unit, size = block.column("unit")[0].as_py(), self._decoding.image_size
+        table = read_unit(self._source, unit)
+        pixels = self._memory.take(len(table), size, size, 3)
+        with self._core:
+            decoded = decode_unit(table, self._decoding, pixels)
+        self._pace.done.remote()
+        return _to_block(unit, decoded)
 
 
-class Memory:
-    """Memory of the last unit for the next one: clean pages from the system cost more than filling them."""
+class Memory(threading.local):
+    """Memory of a thread's last unit for its next one: clean pages from the system cost more than filling them."""
 
     def __init__(self) -> None:
         self._bytes = np.empty(0, np.uint8)
@@ -141,12 +161,3 @@ class Memory:
         if self._bytes.size != np.prod(shape) or sys.getrefcount(self._bytes) > 2:  # ours and getrefcount's own
             self._bytes = np.empty(np.prod(shape), np.uint8)
         return self._bytes.reshape(shape)
-
-
-_memory = Memory()
-
-
-@lru_cache(maxsize=2)
-def _fetch_source(source_ref: ray.ObjectRef) -> Source:
-    """The source, fetched once per process, so that its plan and filesystem are kept too."""
-    return ray.get(source_ref)

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from clippy.model import CLIPpy
 from clippy.tokens import CaptionTokenizer
+from pipelines.budget import decode_cores
 from pipelines.columns import DataError
 from pipelines.events import StopFlag
 from pipelines.loop import train_loop
@@ -60,7 +61,7 @@ class Job:
         """The rest of the run's stream. Ray Train calls this at each start of the worker group."""
         ray.data.DataContext.get_current().enable_progress_bars = False
         first, stop = self.resume_step() * self.units_per_batch, self.recipe.train.steps * self.units_per_batch
-        return build_dataset(self.source, self.decoding, first, stop)
+        return build_dataset(self.source, self.decoding, first, stop, decode_cores(self.recipe.scaling))
 
 
 def train_worker(config: dict[str, Any]) -> dict[str, Any]:

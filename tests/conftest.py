@@ -19,6 +19,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 # A model and run small enough that a training test lasts seconds once Ray is up.
 TINY = (
+    "scaling.decode_cores=2",
     "model.image.arguments={patch_size: 16, embed_dim: 24, depth: 1, num_heads: 2}",
     "model.text.arguments={d_model: 24, d_kv: 12, num_heads: 2, d_ff: 32, num_layers: 1, dropout_rate: 0.1}",
     "model.image.patch_dropout=0.25",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ def make_job(overrides: list[str], *more: str) -> Job:
 def stream(job: Job, workers: int, first_step: int, steps: int) -> list[list[Batch]]:
     """Batches by worker, read as Ray Train's workers read them: at once, from a split of one dataset."""
     units = job.units_per_batch
-    dataset = build_dataset(job.source, job.decoding, first_step * units, (first_step + steps) * units)
+    dataset = build_dataset(job.source, job.decoding, first_step * units, (first_step + steps) * units, cores=2)
     dataset.context.execution_options = ray.data.ExecutionOptions(preserve_order=True)
 
     @ray.remote(num_cpus=0)
@@ -115,7 +117,7 @@ def test_slow_workers_fill_the_object_store_to_its_budget_and_no_further(overrid
     needed = cluster_budget(job.recipe, job.source, job.decoding).needed_bytes
     job = make_job(overrides, *big, f"data.object_store_gib={needed / 2**30 + 1e-6}", "name=tight")
     budget, workers, units = cluster_budget(job.recipe, job.source, job.decoding), 2, job.units_per_batch
-    dataset = build_dataset(job.source, job.decoding, 0, 20 * units)
+    dataset = build_dataset(job.source, job.decoding, 0, 20 * units, budget.decode_cores)
     dataset.context.execution_options = execution_options(budget)
 
     @ray.remote(num_cpus=0)
@@ -134,6 +136,27 @@ def test_slow_workers_fill_the_object_store_to_its_budget_and_no_further(overrid
         rows = ray.get([consume.remote(shard, rank) for rank, shard in enumerate(shards)])
     assert rows == [20 * 128] * 2
     assert budget.limit_bytes / 2 < gauge.peak_bytes <= budget.limit_bytes
+
+
+def test_a_killed_decoder_loses_no_unit_and_no_order(overrides: list[str]) -> None:
+    job = make_job(overrides, "model.image.image_size=224")
+    units = job.units_per_batch
+    dataset = build_dataset(job.source, job.decoding, 0, 25 * units, cores=2)
+    dataset.context.execution_options = ray.data.ExecutionOptions(preserve_order=True)
+    (shard,) = dataset.streaming_split(1, equal=True)
+    batches = iterate_batches(shard, rank=0, world_size=1, first_unit=0, units_per_batch=units, prefetch_batches=1)
+    keys = next(batches).keys
+    os.kill(min(decoder_pids()), signal.SIGKILL)
+    for batch in batches:
+        keys += batch.keys
+    undisturbed = stream(make_job(overrides, "scaling.num_workers=1", "name=undisturbed"), 1, 0, 25)[0]
+    assert keys == [key for batch in undisturbed for key in batch.keys]
+
+
+def decoder_pids() -> list[int]:
+    """Processes of the stream's decoders, by the name that Ray gives them."""
+    names = {int(path.parent.name): path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")}
+    return [pid for pid, name in names.items() if name.startswith(b"ray::MapWorker")]
 
 
 def test_s3_gives_the_same_batches_as_a_disk(overrides: list[str], shapes: Path, s3: str) -> None:
