@@ -96,8 +96,8 @@ def loader(name: str, folder: Path, endpoint: str, size: int, seconds: float) ->
 
 
 def alone(function: Callable[[], Any]) -> Any:
-    """The result of ``function`` in a fresh process."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    """The result of ``function`` in a fresh process, whose chatter goes to standard error: ours is the result."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=os.dup2, initargs=(2, 1)) as pool:
         return pool.submit(function).result()
 
 
