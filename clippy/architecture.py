@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from clippy.config import Section
 
-Pooling = Literal["max", "mean", "cls"]
+ImagePooling = Literal["max", "max_with_cls", "mean", "cls", "top_k", "generalized_mean", "log_sum_exp", "attention"]
 
 
 class ImageConfig(Section):
@@ -19,12 +19,19 @@ class ImageConfig(Section):
 
     name: str = "vit_base_patch16_224.dino"
     """timm model name, with or without a pretrained tag."""
-    pretrained: bool = False
-    """Start from timm's published weights for ``name`` (downloads them); false starts from random ones."""
+    pretrained: bool | str = False
+    """Where to start: true is timm's published weights for ``name``, a text a file, folder or hub name of weights for
+    this architecture (such as DINO's own), false random weights."""
     image_size: int = Field(224, ge=8, le=2048)
     """Height and width of the square input, in pixels."""
-    pooling: Pooling = "max"
-    """How patch tokens become one vector: the paper's ``max`` over space, ``mean`` over space, or ``cls``."""
+    pooling: ImagePooling = "max"
+    """How tokens become one vector. Over space: the paper's ``max``, ``mean``, ``top_k`` (mean of the largest), and the
+    learned ``generalized_mean``, ``log_sum_exp`` and ``attention``. ``cls`` is the class token alone; ``max_with_cls``
+    the maximum over it and the patches, as the released weights were trained."""
+    top_k: int = Field(8, ge=1)
+    """Patches that ``top_k`` pooling averages, chosen in each channel."""
+    frozen: bool = False
+    """Keep the trunk as it starts (paper, Table 7): no gradient, no patch dropout."""
     patch_dropout: float = Field(0.0, ge=0.0, lt=1.0)
     """Fraction of patch tokens dropped at random in training (paper: 0.8, at up to twice the resolution)."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -45,9 +52,16 @@ class TextConfig(Section):
     """The text tower: any T5 encoder, masked mean over its tokens, a projection where the widths differ."""
 
     pretrained: str | None = None
-    """Hub name or folder of a T5 encoder to start from; null starts from random weights of ``arguments``."""
+    """Hub name or folder of a T5 or Sentence-T5 to start from; null starts from random weights of ``arguments``."""
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Fields of transformers' T5Config, e.g. ``{d_model: 96, num_layers: 1}``; vocab_size follows the tokenizer."""
+    pooling: Literal["mean", "max"] = "mean"
+    """How token vectors become one, padding left out: Sentence-T5's mean, or the maximum."""
+    dense: bool = False
+    """A linear layer without bias after pooling, as Sentence-T5 has: its weights where ``pretrained`` holds them,
+    random ones elsewhere. There is one in any case where the towers' widths differ."""
+    frozen: bool = False
+    """Keep encoder and pretrained dense layer as they start (paper, Table 7): no gradient, no dropout."""
     tokenizer: str = "google-t5/t5-base"
     """``bytes``, ``vocabulary`` (learned from the captions before training), or a hub name or folder."""
     vocabulary_size: int = Field(512, ge=260)
@@ -61,6 +75,8 @@ class ModelConfig(Section):
 
     image: ImageConfig = ImageConfig()
     text: TextConfig = TextConfig()
+    width: int | None = Field(None, gt=0)
+    """Width of the embedding space; null is the image tower's, so that its tokens need no projection."""
     logit_scale_init: float = Field(1 / 0.07, gt=0, le=100)
     """Initial inverse temperature (CLIP: 1/0.07)."""
     logit_scale_max: float = Field(100.0, gt=0)

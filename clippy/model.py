@@ -18,7 +18,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from clippy.architecture import ModelConfig
-from clippy.pooling import pool
+from clippy.pooling import build_pooling
 from clippy.text import TextTower
 from clippy.tokens import CaptionTokenizer
 from clippy.vision import ImageTower
@@ -44,7 +44,8 @@ class CLIPpy(nn.Module):
         super().__init__()
         self.config = config
         self.tokenizer = tokenizer
-        self.image = ImageTower(config.image)
+        self.image = ImageTower(config.image, config.width)
+        self.pooling = build_pooling(config.image.pooling, self.image.width, config.image.top_k)
         self.text = TextTower(config.text, tokenizer.vocabulary_size, tokenizer.pad_id, self.image.width)
         self.log_logit_scale = nn.Parameter(torch.tensor(math.log(config.logit_scale_init)))
 
@@ -61,7 +62,7 @@ class CLIPpy(nn.Module):
     def encode_image(self, images_B3HW: torch.Tensor) -> torch.Tensor:
         """(B, D): pooled image embeddings, not normalised."""
         tokens = self.image(images_B3HW)
-        return pool(tokens.patches_BND, tokens.class_BD, self.config.image.pooling)
+        return self.pooling(tokens.patches_BND, tokens.class_BD)
 
     def encode_patches(self, images_B3HW: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
         """(B, N, D) patch embeddings, not normalised, and their grid (h, w); call in evaluation mode."""
