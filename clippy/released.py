@@ -8,15 +8,17 @@ Its layout is open_clip's ``CustomTextCLIP`` over a timm ViT-B/16 and the module
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from clippy.architecture import ImageConfig, ModelConfig, TextConfig
 from clippy.model import CLIPpy
-from clippy.pretrained import load_exactly
-from clippy.tokens import CaptionTokenizer
+from clippy.pretrained import find_weights, load_exactly, read_tensors
+from clippy.tokens import CaptionTokenizer, build_tokenizer
 
 TOKENIZER = "sentence-transformers/sentence-t5-base"
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -33,6 +35,38 @@ _NAMES = {
 }
 _HEAD_WIDTH = 64
 """Of each attention head, in every ViT and T5 of the sizes that were published."""
+
+
+def import_released(source: str, destination: Path, tokenizer_name: str = TOKENIZER) -> CLIPpy:
+    """Read the published checkpoint, or one of its layout, and write a model folder of ours, whole or not at all.
+
+    ``source`` is a file, folder or hub name; ``tokenizer_name`` as ``model.text.tokenizer``. Raises ValueError with
+    one sentence for whatever does not fit, and for a ``destination`` that exists.
+    """
+    if destination.exists():
+        raise ValueError(f"{destination}: exists already; name a new folder")
+    file = find_weights(source, "SOURCE")
+    tensors = read_tensors(file)
+    if not is_released_layout(tensors):
+        heads = ", ".join(sorted({name.partition(".")[0] for name in tensors})[:8])
+        raise ValueError(
+            f"{file}: not of the published CLIPpy's layout, which has visual.trunk.* and text.0.*; its keys begin with "
+            f"{heads}"
+        )
+    tokenizer = build_tokenizer(TextConfig(tokenizer=tokenizer_name, max_tokens=MAX_TOKENS))
+    model = from_released(tensors, tokenizer, str(file))
+    known = model.text.encoder.config.vocab_size
+    if tokenizer.vocabulary_size > known:
+        raise ValueError(
+            f"--tokenizer: {tokenizer_name!r} has {tokenizer.vocabulary_size} tokens, more than the {known} that the "
+            "text tower knows; use the one it was trained with"
+        )
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".importing-", dir=destination.parent) as staging:
+        whole = Path(staging) / destination.name
+        model.save_pretrained(whole)
+        whole.rename(destination)
+    return model
 
 
 def is_released_layout(tensors: Mapping[str, Tensor]) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cluster.data import add_data_verbs
+from cluster.models import add_model_verbs
 from cluster.verbs import add_json, print_result, verb
 
 _OVERRIDES = "recipe fields to set, e.g. train.steps=200 model.image.pooling=cls"
@@ -50,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_report(verbs)
     _add_recipe(verbs)
     add_data_verbs(verbs)
+    add_model_verbs(verbs)
     return parser
 
 
