@@ -38,9 +38,11 @@ class Section(BaseModel):
 
         Raises ConfigError with all problems at once.
         """
-        values = parse_yaml(source, text)
-        if not isinstance(values, dict):
-            raise ConfigError(source, [f"must be a mapping of sections, got {_shown(values)}"])
+        return cls.build(source, parse_mapping(source, text), overrides)
+
+    @classmethod
+    def build(cls, source: str, values: dict[str, Any], overrides: Sequence[str] = ()) -> Self:
+        """The same from parsed ``values``, which overrides change."""
         problems: list[str] = []
         overridden: set[tuple[str, ...]] = set()
         for override in overrides:
@@ -86,6 +88,24 @@ def parse_yaml(source: str, text: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise ConfigError(source, [f"{where}not valid YAML: {getattr(error, 'problem', None) or error}"]) from None
+
+
+def parse_mapping(source: str, text: str) -> dict[str, Any]:
+    """Parse YAML that must be a mapping; ConfigError otherwise."""
+    values = parse_yaml(source, text)
+    if not isinstance(values, dict):
+        raise ConfigError(source, [f"must be a mapping of sections, got {_shown(values)}"])
+    return values
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` laid over it: mappings field by field, anything else in whole."""
+    merged = dict(base)
+    for name, value in changes.items():
+        before = merged.get(name)
+        both = isinstance(before, Mapping) and isinstance(value, Mapping)
+        merged[name] = merge(before, value) if both else value  # type: ignore[arg-type]
+    return merged
 
 
 def read_text(path: Path) -> str:

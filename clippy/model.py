@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -19,6 +21,7 @@ from torch import nn
 
 from clippy.architecture import ModelConfig
 from clippy.pooling import build_pooling
+from clippy.pretrained import Repository
 from clippy.text import TextTower
 from clippy.tokens import CaptionTokenizer
 from clippy.vision import ImageTower
@@ -93,23 +96,49 @@ class CLIPpy(nn.Module):
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Self:
-        """Read a folder that ``save_pretrained`` wrote; in evaluation mode, on the CPU. Nothing is unpickled.
+    def from_pretrained(cls, name: str | Path) -> Self:
+        """Read a model that ``save_pretrained`` wrote; in evaluation mode, on the CPU. Nothing is unpickled.
 
-        Raises ValueError naming the file that is missing, is no model of ours, or does not fit.
+        ``name``: a folder, a URL of object storage such as ``s3://bucket/model``, or a repository of the hub, which
+        needs no network once it is cached. Raises ValueError naming the file that is missing, is no model of ours, or
+        does not fit.
         """
-        folder = Path(folder)
-        for name in (CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE):
-            if not (folder / name).is_file():
-                raise ValueError(f"{folder}: no CLIPpy model, {name} is missing")
-        config = _read_config(folder / CONFIG_FILE)
-        tokens = (folder / TOKENIZER_FILE).read_text(encoding="utf-8")
-        model = cls(config, CaptionTokenizer.from_json(tokens, config.text.max_tokens))
-        try:
-            load_model(model, str(folder / WEIGHTS_FILE))
-        except (RuntimeError, SafetensorError) as error:
-            raise ValueError(f"{folder / WEIGHTS_FILE}: does not fit its {CONFIG_FILE}: {error}") from None
+        with model_files(str(name)) as files:
+            config = _read_config(files[CONFIG_FILE])
+            tokens = files[TOKENIZER_FILE].read_text(encoding="utf-8")
+            model = cls(config, CaptionTokenizer.from_json(tokens, config.text.max_tokens))
+            try:
+                load_model(model, str(files[WEIGHTS_FILE]))
+            except (RuntimeError, SafetensorError) as error:
+                raise ValueError(f"{name}/{WEIGHTS_FILE}: does not fit its {CONFIG_FILE}: {error}") from None
         return model.eval()
+
+
+@contextmanager
+def model_files(name: str) -> Iterator[dict[str, Path]]:
+    """Local paths of a model's three files, fetched from where ``name`` says, for as long as the block runs.
+
+    Raises ValueError naming the place and the file that is missing.
+    """
+    wanted = (CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE)
+    with tempfile.TemporaryDirectory(prefix="model-") as fetched:
+        if "://" in name:
+            import fsspec
+
+            system, path = fsspec.core.url_to_fs(name)
+            found = {file: Path(fetched) / file for file in wanted if system.exists(f"{path}/{file}")}
+            for file, local in found.items():
+                system.get_file(f"{path}/{file}", str(local))
+        elif Path(name).is_dir() or name.startswith((".", "/", "~")) or name.count("/") != 1:
+            folder = Path(name).expanduser()
+            found = {file: folder / file for file in wanted if (folder / file).is_file()}
+        else:
+            repository = Repository(name, "from_pretrained")
+            found = {file: path for file in wanted if (path := repository.find(file))}
+        for file in wanted:
+            if file not in found:
+                raise ValueError(f"{name}: no CLIPpy model, {file} is missing")
+        yield found
 
 
 def _read_config(path: Path) -> ModelConfig:

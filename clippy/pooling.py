@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from clippy.architecture import ImagePooling
+from clippy.torchvision_cpu import ensure_torchvision
 
 _POSITIVE = 1e-6
 """A generalised mean takes roots: features below this count as this much (Radenovic et al., arXiv 1711.02512)."""
@@ -79,6 +80,7 @@ class AttentionPooling(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        ensure_torchvision()
         from timm.layers import AttentionPoolLatent
 
         heads = next(heads for heads in range(max(1, width // 64), 0, -1) if width % heads == 0)

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from clippy.architecture import ModelConfig
-from clippy.config import ConfigError, Section, nearest, read_text
+from clippy.config import ConfigError, Section, merge, nearest, parse_mapping, read_text
 
 _SECRET_OPTIONS = ("key", "secret", "token", "password", "access_key", "secret_key", "session_token", "sas")
 
@@ -315,18 +315,37 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of that name or file, ``a.b=c`` overrides applied.
+    """The recipe of that name or file, laid over the one that its ``base`` names, ``a.b=c`` overrides applied.
 
     Raises ConfigError listing every problem at once.
     """
+    source = name_or_path if name_or_path in recipe_names() else str(Path(name_or_path))
+    return Recipe.build(source, _values(name_or_path, ()), overrides)
+
+
+def _values(name_or_path: str, derived: tuple[str, ...]) -> dict[str, Any]:
+    """The fields of a recipe and of its bases; ``derived`` are those that build on it."""
+    values = parse_mapping(name_or_path, _text(name_or_path))
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise ConfigError(name_or_path, [f"base: must be the name or file of a recipe (got {base!r})"])
+    if base not in recipe_names() and Path(base).suffix in (".yaml", ".yml"):
+        base = str(Path(name_or_path).parent / base)  # beside the file that names it
+    if base in (name_or_path, *derived):
+        raise ConfigError(name_or_path, [f"base: {base} builds on this recipe itself"])
+    return merge(_values(base, (name_or_path, *derived)), values)
+
+
+def _text(name_or_path: str) -> str:
     if name_or_path in recipe_names():
-        text = files("pipelines.recipes").joinpath(f"{name_or_path}.yaml").read_text(encoding="utf-8")
-        return Recipe.load(name_or_path, text, overrides)
+        return files("pipelines.recipes").joinpath(f"{name_or_path}.yaml").read_text(encoding="utf-8")
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml") and not path.exists():
         known = recipe_names()
         raise ConfigError(
             name_or_path,
-            [f"neither a recipe's name ({', '.join(known)}) nor a YAML file{nearest(name_or_path, known)}"],
+            [f"neither a recipe's name (see: clippy recipe list) nor a YAML file{nearest(name_or_path, known)}"],
         )
-    return Recipe.load(str(path), read_text(path), overrides)
+    return read_text(path)

@@ -191,3 +191,27 @@ def test_learned_vocabulary_is_reproducible_and_knows_words() -> None:
 def test_unknown_tokenizer_names_the_field() -> None:
     with pytest.raises(ValueError, match=r"model\.text\.tokenizer"):
         build_tokenizer(TextConfig(tokenizer="./no/such/folder"))
+
+
+def test_a_model_comes_from_object_storage_and_from_the_hubs_cache(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import s3fs
+    from huggingface_hub import constants
+
+    model = build(config())
+    model.save_pretrained(tmp_path / "model")
+    s3fs.S3FileSystem(skip_instance_cache=True).put(str(tmp_path / "model"), "bucket/models/mine", recursive=True)
+    snapshot = tmp_path / "hub" / "models--me--mine" / "snapshots" / "0123"
+    snapshot.parent.mkdir(parents=True)
+    (tmp_path / "model").rename(snapshot)
+    (tmp_path / "hub" / "models--me--mine" / "refs").mkdir()
+    (tmp_path / "hub" / "models--me--mine" / "refs" / "main").write_text("0123")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    for name in ("s3://bucket/models/mine", "me/mine"):
+        assert torch.equal(CLIPpy.from_pretrained(name).encode_image(images()), model.encode_image(images()))
+    with pytest.raises(ValueError, match=r"s3://bucket/models/none: no CLIPpy model, config\.json is missing"):
+        CLIPpy.from_pretrained("s3://bucket/models/none")
+    with pytest.raises(ValueError, match="'me/none' is no folder here, and the hub cannot be reached"):
+        CLIPpy.from_pretrained("me/none")

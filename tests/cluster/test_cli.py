@@ -32,7 +32,7 @@ def test_recipe_show_prints_yaml_that_runs_again(clippy_command: Command, tmp_pa
     assert again.stdout == first.stdout
     as_json = json.loads(clippy_command("recipe", "show", "shapes", "train.steps=51", "--json").stdout)
     assert as_json["train"]["steps"] == 51
-    assert json.loads(clippy_command("recipe", "list", "--json").stdout) == ["shapes"]
+    assert "shapes" in json.loads(clippy_command("recipe", "list", "--json").stdout)
 
 
 def test_data_shapes_and_index(clippy_command: Command, tmp_path: Path) -> None:

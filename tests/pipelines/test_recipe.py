@@ -6,8 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
+from clippy import CLIPpy
+from clippy.architecture import TextConfig
 from clippy.config import ConfigError
+from clippy.tokens import build_tokenizer
 from pipelines.recipe import load_recipe, recipe_names
 
 
@@ -16,6 +20,48 @@ def test_every_shipped_recipe_resolves_to_itself(name: str, tmp_path: Path) -> N
     recipe = load_recipe(name)
     (tmp_path / "again.yaml").write_text(recipe.to_yaml())
     assert load_recipe(str(tmp_path / "again.yaml")) == recipe
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_shipped_recipe_builds_its_model_on_the_meta_device(name: str) -> None:
+    model = load_recipe(name).model
+    image = model.image.model_copy(update={"pretrained": False})  # what follows needs no weights
+    text = model.text.model_copy(update={"pretrained": None})
+    with torch.device("meta"):
+        built = CLIPpy(
+            model.model_copy(update={"image": image, "text": text}),
+            build_tokenizer(TextConfig(tokenizer="bytes", max_tokens=text.max_tokens)),
+        )
+    if name.startswith("cc12m") and "clip" in name:
+        assert sum(p.numel() for p in built.image.parameters()) in (85_798_656, 86_250_240)  # at 224 and at 448
+
+
+def test_a_recipe_is_its_base_with_some_fields_changed() -> None:
+    base, child = load_recipe("cc12m-clippy"), load_recipe("cc12m-clippy-dropout")
+    assert base.differences(child) == [
+        "name: 'cc12m-clippy' -> 'cc12m-clippy-dropout'",
+        "model.image.image_size: 224 -> 448",
+        "model.image.patch_dropout: 0.0 -> 0.8",
+    ]
+    assert load_recipe("cc12m-clippy-supervised-random-text").model.image.name.startswith("deit_")
+    assert load_recipe("cc12m-clippy-supervised-random-text").model.text.pretrained is None
+
+
+def test_a_base_is_found_beside_the_file_and_must_not_be_circular(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("base: shapes\nname: mine\ntrain: {steps: 77}\n")
+    (tmp_path / "theirs.yaml").write_text("base: mine.yaml\nname: theirs\noptim: {weight_decay: 0.5}\n")
+    recipe = load_recipe(str(tmp_path / "theirs.yaml"), ["seed=3"])
+    assert (recipe.name, recipe.seed, recipe.train.steps, recipe.optim.weight_decay) == ("theirs", 3, 77, 0.5)
+    assert recipe.optim.learning_rate == load_recipe("shapes").optim.learning_rate
+    (tmp_path / "mine.yaml").write_text("base: theirs.yaml\n")
+    with pytest.raises(ConfigError, match="builds on this recipe itself"):
+        load_recipe(str(tmp_path / "theirs.yaml"))
+    (tmp_path / "mine.yaml").write_text("base: [1]\n")
+    with pytest.raises(ConfigError, match="must be the name or file of a recipe"):
+        load_recipe(str(tmp_path / "mine.yaml"))
+    (tmp_path / "mine.yaml").write_text("base: shape\n")
+    with pytest.raises(ConfigError, match="did you mean 'shapes'"):
+        load_recipe(str(tmp_path / "mine.yaml"))
 
 
 def problem(*overrides: str) -> str:
