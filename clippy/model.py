@@ -52,9 +52,14 @@ class CLIPpy(nn.Module):
         self.text = TextTower(config.text, tokenizer.vocabulary_size, tokenizer.pad_id, self.image.width)
         self.log_logit_scale = nn.Parameter(torch.tensor(math.log(config.logit_scale_init)))
 
-    def forward(self, images_B3HW: torch.Tensor, ids_BT: torch.Tensor) -> Embeddings:
-        """Normalised embeddings of uint8 images and token ids; the towers run in autocast where it is on."""
-        image_BD, text_BD = self.encode_image(images_B3HW), self.text(ids_BT)
+    def forward(
+        self, images_B3HW: torch.Tensor, ids_BT: torch.Tensor, lengths: Sequence[int] | None = None
+    ) -> Embeddings:
+        """Normalised embeddings of uint8 images and token ids; the towers run in autocast where it is on.
+
+        ``lengths``: of each caption without its padding, if known, as ``TextTower`` takes them.
+        """
+        image_BD, text_BD = self.encode_image(images_B3HW), self.text(ids_BT, lengths)
         return Embeddings(F.normalize(image_BD.float(), dim=-1), F.normalize(text_BD.float(), dim=-1), self.logit_scale)
 
     @property
@@ -76,8 +81,9 @@ class CLIPpy(nn.Module):
 
     def encode_captions(self, captions: Sequence[str]) -> torch.Tensor:
         """(B, D): text embeddings of plain strings, not normalised."""
-        ids = torch.from_numpy(self.tokenizer(captions)).to(self.log_logit_scale.device)
-        return self.text(ids)
+        ids = torch.from_numpy(self.tokenizer(captions))
+        lengths = (ids != self.tokenizer.pad_id).sum(dim=1).tolist()
+        return self.text(ids.to(self.log_logit_scale.device), lengths)
 
     @torch.no_grad()
     def clamp_logit_scale(self) -> None:

@@ -6,6 +6,8 @@ Shapes: B batch, T tokens, D width.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -66,8 +68,25 @@ class TextTower(nn.Module):
         """The T5Config fields that rebuild this encoder without the weights it started from."""
         return {name: getattr(self.encoder.config, name) for name in _ARCHITECTURE}
 
-    def forward(self, ids_BT: torch.Tensor) -> torch.Tensor:
-        """(B, D): pooled over the tokens that are not padding, the end token included; padding never counts."""
+    def forward(self, ids_BT: torch.Tensor, lengths: Sequence[int] | None = None) -> torch.Tensor:
+        """(B, D): pooled over the tokens that are not padding, the end token included; padding never counts.
+
+        Captions of like length run together, so that the work follows their tokens. ``lengths``: of each row without
+        its padding, if known: reading them off a tensor on a GPU would wait for it.
+        """
+        if lengths is None:
+            lengths = (ids_BT != self.pad_id).sum(dim=1).tolist()
+        chunks = chunk_by_length(lengths, ids_BT.shape[1])
+        if len(chunks) == 1:
+            return self._encode(ids_BT[:, : chunks[0].width])
+        order = [row for chunk in chunks for row in chunk.rows]
+        back = sorted(range(len(order)), key=order.__getitem__)
+        sorted_BT = ids_BT[torch.tensor(order, device=ids_BT.device)]
+        parts = sorted_BT.split([len(chunk.rows) for chunk in chunks])
+        embeddings = [self._encode(part[:, : chunk.width]) for part, chunk in zip(parts, chunks, strict=True)]
+        return torch.cat(embeddings)[torch.tensor(back, device=ids_BT.device)]
+
+    def _encode(self, ids_BT: torch.Tensor) -> torch.Tensor:
         mask_BT = ids_BT != self.pad_id
         tokens_BTD = self.encoder(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state
         mask_BT1 = mask_BT.unsqueeze(-1)
@@ -76,6 +95,41 @@ class TextTower(nn.Module):
         weight_BT1 = mask_BT1.to(tokens_BTD.dtype)
         mean_BD = (tokens_BTD * weight_BT1).sum(dim=1) / weight_BT1.sum(dim=1).clamp(min=1)
         return self.projection(mean_BD)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows of a batch that run together, and the columns that the longest of them needs."""
+
+    rows: list[int]
+    width: int
+
+
+_CHUNKS = 8
+_ROWS = 16
+"""Fewer rows do not fill a matrix product."""
+_MULTIPLE = 8
+"""Widths are rounded up to this: tensor cores want it, and few shapes come up."""
+_WORTH = 0.9
+"""Chunks that leave more than this share of the work are not worth their launches."""
+
+
+def chunk_by_length(lengths: Sequence[int], width: int) -> list[Chunk]:
+    """The rows of a batch of ``width`` columns, longest first, in up to 8 parts; one, in order, if that saves little.
+
+    Every row is in one chunk, whose width holds it and is at most ``width`` and at least 1.
+    """
+
+    def columns(longest: int) -> int:
+        return min(width, max(1, -(-longest // _MULTIPLE) * _MULTIPLE))
+
+    whole = Chunk(list(range(len(lengths))), columns(max(lengths, default=1)))
+    size = max(_ROWS, -(-len(lengths) // _CHUNKS))
+    order = sorted(whole.rows, key=lambda row: -lengths[row])  # stable: the same for the same batch
+    parts = [order[start : start + size] for start in range(0, len(order), size)]
+    chunks = [Chunk(rows, columns(lengths[rows[0]])) for rows in parts]
+    work = sum(len(chunk.rows) * chunk.width for chunk in chunks)
+    return chunks if work < _WORTH * len(lengths) * whole.width else [whole]
 
 
 def _sentence_transformer_parts(repository: Repository) -> dict[str, str]:

@@ -27,6 +27,8 @@ class Inputs:
     images_B3HW: torch.Tensor
     ids_BT: torch.Tensor
     valid_B: torch.Tensor
+    lengths: tuple[int, ...]
+    """Tokens of each caption; plain numbers, so that nothing has to be read back from a device."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,13 @@ class StepResult:
 
 def to_device(pixels: np.ndarray, ids: np.ndarray, valid: np.ndarray, pad_id: int, device: torch.device) -> Inputs:
     """Arrays of a batch as tensors on the device; columns of nothing but padding are left behind."""
-    longest = max(1, int((ids != pad_id).sum(axis=1).max()))
-    width = min(ids.shape[1], -(-longest // 8) * 8)
+    lengths = (ids != pad_id).sum(axis=1)
+    width = min(ids.shape[1], -(-max(1, int(lengths.max())) // 8) * 8)
     return Inputs(
         images_B3HW=_as_tensor(pixels).to(device, non_blocking=True).permute(0, 3, 1, 2),
         ids_BT=_as_tensor(np.ascontiguousarray(ids[:, :width])).to(device, non_blocking=True),
         valid_B=_as_tensor(valid).to(device, non_blocking=True),
+        lengths=tuple(lengths.tolist()),
     )
 
 
@@ -76,7 +79,7 @@ def train_step(
     set_learning_rate(state.optimizer, rate)
     device = inputs.images_B3HW.device.type
     with torch.autocast(device, dtype=torch.bfloat16, enabled=recipe.train.precision == "bfloat16"):
-        image_BD, text_BD, logit_scale = forward(inputs.images_B3HW, inputs.ids_BT)
+        image_BD, text_BD, logit_scale = forward(inputs.images_B3HW, inputs.ids_BT, inputs.lengths)
     loss = contrastive_loss(image_BD, text_BD, logit_scale, inputs.valid_B, gather_rows)
     state.optimizer.zero_grad(set_to_none=True)
     (loss * world_size).backward()  # data parallelism averages gradients; the shares must add up
