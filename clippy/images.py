@@ -104,6 +104,21 @@ def resize_short_side(picture: np.ndarray, size: int) -> np.ndarray:
     return _resize(picture, width, height, max(1, round(width * size / short)), max(1, round(height * size / short)))
 
 
+def resize(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The whole uint8 (H, W, 3) picture brought to ``height`` x ``width``, antialiased bicubic."""
+    return _resize(picture, picture.shape[1], picture.shape[0], width, height)
+
+
+def resize_and_crop(picture: np.ndarray, size: int) -> np.ndarray:
+    """``decode_image`` of a picture that is decoded: uint8 (H, W, 3) to (size, size, 3)."""
+    return _resize_and_crop(picture, picture.shape[1], picture.shape[0], size)
+
+
+def to_rgb(picture: Image.Image) -> np.ndarray:
+    """Any picture of Pillow's as uint8 (height, width, 3), orientation applied. Raises what Pillow does."""
+    return np.asarray(_to_rgb(ImageOps.exif_transpose(picture)))
+
+
 def _decode(data: bytes, divisor: Callable[[int, int], float], max_pixels: int) -> tuple[np.ndarray, int, int, int]:
     """Pixels, the width and height of the whole picture, and the factor 1, 2, 4 or 8 that they were divided by.
 
@@ -116,7 +131,7 @@ def _decode(data: bytes, divisor: Callable[[int, int], float], max_pixels: int) 
     picture = _open(data, max_pixels)
     try:
         picture.load()
-        pixels = np.asarray(_to_rgb(ImageOps.exif_transpose(picture)))
+        pixels = to_rgb(picture)
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow raises for broken data
         raise ImageError(TRUNCATED, f"the picture breaks off: {error}") from None
     return pixels, pixels.shape[1], pixels.shape[0], 1

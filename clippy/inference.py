@@ -59,6 +59,17 @@ def embed_classes(model: Encoder, names: Sequence[str], templates: Sequence[str]
         return _unit(prompts_CPD.mean(dim=1))
 
 
+def embed_patches(model: Encoder, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """Embed each patch of each image: (B, N, D) float32 of unit length, and the grid (h, w) they fill.
+
+    images: uint8 (B, 3, H, W). Raises ValueError if the model's patches do not fill its grid.
+    """
+    with _inference(model):
+        patches_BND, grid = model.encode_patches(images)
+        _require_grid(patches_BND, grid)
+        return _unit(patches_BND), grid
+
+
 def classify(model: Encoder, images: Tensor, class_embeddings: Tensor) -> Tensor:
     """Compare each whole image with each class: cosine similarity, without the learnt temperature.
 
@@ -124,6 +135,20 @@ def group(
         negative_BN1 = cosine_BNK.gather(-1, nearest_BN1) < 0
         nearest_BN1 = nearest_BN1 + num_components * negative_BN1
     return nearest_BN1.reshape(-1, *grid)
+
+
+@torch.inference_mode()
+def group_centres(
+    features_ND: Tensor, num_components: int = 8, centred: bool = False, both_signs: bool = False
+) -> Tensor:
+    """Find the centres that `group` compares the patches of one image with, as classes without words.
+
+    Arguments as `group`. Returns (K, D) float32 of unit length: only the centres that carry anything, so K is
+    at most `num_components`, or twice that with both_signs=True, where the negated centres follow the others.
+    """
+    centres_BKD, used_BK = _principal_directions(_unit(features_ND)[None], num_components, centred)
+    centres_KD = centres_BKD[0, used_BK[0]]
+    return torch.cat([centres_KD, -centres_KD]) if both_signs else centres_KD
 
 
 def position_grid(h: int, w: int, rows: int, columns: int) -> Tensor:
@@ -199,9 +224,7 @@ def _unit(embeddings: Tensor) -> Tensor:
 
 def _patch_scores(model: Encoder, images: Tensor, class_embeddings: Tensor) -> Tensor:
     """Cosine of each patch with each class, (B, C, h, w)."""
-    patches_BND, grid = model.encode_patches(images)
-    _require_grid(patches_BND, grid)
-    unit_BND = _unit(patches_BND)
+    unit_BND, grid = embed_patches(model, images)
     scores_BNC = unit_BND @ _unit(class_embeddings).to(unit_BND.device).T
     return scores_BNC.mT.unflatten(-1, grid)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from cluster.data import add_data_verbs
 from cluster.models import add_model_verbs
+from cluster.use import add_use_verbs
 from cluster.verbs import add_json, print_result, verb
 
 _OVERRIDES = "recipe fields to set, e.g. train.steps=200 model.image.pooling=cls"
@@ -49,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(verbs)
     _add_evaluate(verbs)
     _add_report(verbs)
+    add_use_verbs(verbs)
     _add_recipe(verbs)
     add_data_verbs(verbs)
     add_model_verbs(verbs)

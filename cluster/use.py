@@ -1,0 +1,215 @@
+"""``clippy classify``, ``segment`` and ``group``: a trained model on a user's own pictures."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from clippy.words import TEMPLATES, check_words
+from cluster.verbs import add_json, print_result, verb
+
+if TYPE_CHECKING:
+    from clippy.model import CLIPpy
+    from clippy.pictures import Segmentation
+    from pipelines.evaluate import Target
+    from pipelines.pictures import NamedPicture
+
+_SHOWN_SHARES = 8
+
+
+def add_use_verbs(verbs: Any) -> None:
+    """Declare the three commands."""
+    command = verb(verbs, "classify", _classify, "name pictures by free words, with probabilities")
+    _add_inputs(command)
+    _add_labels(command, "comma-separated, or @FILE with one a line")
+    command.add_argument("--top", type=int, default=5, metavar="N", help="labels to show, the best first (default: 5)")
+    add_json(command)
+    command = verb(verbs, "segment", _segment, "name every pixel of pictures by free words")
+    _add_inputs(command)
+    _add_labels(command, "comma-separated, or @FILE with one a line; their ids in masks are 1, 2, 3, ...")
+    command.add_argument(
+        "--background", metavar="WORDS", help="further words, whose pixels become id 0, e.g. sky,wall; or @FILE"
+    )
+    _add_outputs(command, "segments")
+    command = verb(verbs, "group", _group, "group the pixels of pictures without words; the largest group is 1")
+    _add_inputs(command)
+    command.add_argument(
+        "--groups", type=int, default=8, metavar="N", help="groups at most, an even number from 2 to 64 (default: 8)"
+    )
+    _add_outputs(command, "groups")
+
+
+def _add_inputs(command: Any) -> None:
+    command.add_argument("model", metavar="MODEL", help="a run folder, one of its checkpoints, or a model folder")
+    command.add_argument(
+        "images",
+        metavar="IMAGE",
+        nargs="+",
+        help="file, folder, glob in quotes, http(s):// or s3:// URL; in folders, all pictures but those of subfolders",
+    )
+
+
+def _add_labels(command: Any, form: str) -> None:
+    command.add_argument("--labels", required=True, metavar="WORDS", help=form)
+    command.add_argument(
+        "--templates",
+        nargs="+",
+        metavar="TEXT",
+        default=list(TEMPLATES),
+        help=f"what each word is put into, averaged over all (default: {TEMPLATES[0]!r})",
+    )
+
+
+def _add_outputs(command: Any, folder: str) -> None:
+    command.add_argument(
+        "--out",
+        default=folder,
+        metavar="PATH",
+        help="folder or URL for NAME-mask.png and NAME.png; for one picture also the mask's own name, MASK.png, "
+        f"with MASK-legend.png beside it (default: {folder})",
+    )
+    command.add_argument(
+        "--size", type=int, metavar="PIXELS", help="short side that the model sees (default: as it was trained)"
+    )
+    add_json(command)
+
+
+def _classify(options: argparse.Namespace) -> None:
+    labels = _words("--labels", options.labels)
+    check_words(labels, templates=options.templates, prefix="--")
+    if options.top < 1:
+        raise ValueError(f"--top: must be at least 1 (got {options.top})")
+    target = _find(options.model)
+    from clippy.pictures import classify_picture, embed_words
+    from pipelines.console import Console
+    from pipelines.pictures import collect_pictures
+
+    console, answers = Console(), []
+    with collect_pictures(options.images, console) as pictures:
+        model = _load(target)
+        words = embed_words(model, labels, templates=options.templates)
+        for number, picture in enumerate(pictures, 1):
+            best = classify_picture(model, picture.read(), words)[: options.top]
+            answers.append({"image": picture.name, "labels": [guess.__dict__ for guess in best]})
+            if len(pictures) > 1:
+                console.count("pictures", number, len(pictures))
+    console.clear()
+    result = {"model": target.model.url, "templates": options.templates, "images": answers}
+    print_result(result, options.json, "\n".join(map(_classified, answers)))
+
+
+def _segment(options: argparse.Namespace) -> None:
+    labels, background = _words("--labels", options.labels), _words("--background", options.background)
+    check_words(labels, background, options.templates, prefix="--")
+
+    def prepare(model: CLIPpy) -> Callable[[bytes], Segmentation]:
+        from clippy.pictures import embed_words, segment_picture
+
+        words = embed_words(model, labels, background, options.templates)
+        return lambda data: segment_picture(model, data, words, size=options.size)
+
+    about = {"labels": labels, "background": background, "templates": options.templates}
+    _write_segmentations(options, about, _find(options.model), prepare)
+
+
+def _group(options: argparse.Namespace) -> None:
+    from clippy.pictures import check_groups, group_picture
+
+    check_groups(options.groups, "--groups")
+
+    def prepare(model: CLIPpy) -> Callable[[bytes], Segmentation]:
+        return lambda data: group_picture(model, data, options.groups, options.size)
+
+    _write_segmentations(options, {"groups": options.groups}, _find(options.model), prepare)
+
+
+def _write_segmentations(
+    options: argparse.Namespace,
+    about: dict[str, Any],
+    target: Target,
+    prepare: Callable[[CLIPpy], Callable[[bytes], Segmentation]],
+) -> None:
+    """Check all there is to check, then segment and write picture by picture."""
+    from clippy.pictures import check_size
+    from pipelines.console import Console
+    from pipelines.pictures import collect_pictures
+    from pipelines.segmentation_files import plan_files
+
+    console, answers = Console(), []
+    with collect_pictures(options.images, console) as pictures:
+        files = plan_files(pictures, options.out)
+        model = _load(target)
+        check_size(model, options.size, "--size")
+        segment = prepare(model)
+        for number, (picture, place) in enumerate(zip(pictures, files, strict=True), 1):
+            segmentation = segment(picture.read())
+            place.write(segmentation)
+            answers.append(_answer(picture, segmentation, place.mask.url, place.drawing.url))
+            if len(pictures) > 1:
+                console.count("pictures", number, len(pictures))
+    console.clear()
+    result = {"model": target.model.url, **about, "size": options.size, "images": answers}
+    print_result(result, options.json, "\n".join(map(_segmented, answers)))
+
+
+def _answer(picture: NamedPicture, segmentation: Segmentation, mask: str, drawing: str) -> dict[str, Any]:
+    height, width = segmentation.ids.shape
+    shares = [share.__dict__ for share in segmentation.shares()]
+    return {
+        "image": picture.name,
+        "width": width,
+        "height": height,
+        "mask": mask,
+        "picture": drawing,
+        "shares": shares,
+    }
+
+
+def _words(option: str, text: str | None) -> list[str]:
+    """Words of a comma-separated list, or of the lines of ``@FILE``."""
+    if text is None or not text.strip():
+        return []
+    if not text.startswith("@"):
+        return [word.strip() for word in text.split(",")]
+    try:
+        with open(text[1:], encoding="utf-8") as lines:
+            return [line.strip() for line in lines if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        problem = getattr(error, "strerror", None) or error
+        raise ValueError(f"{option}: {text[1:]}: cannot be read as a list of words, one a line: {problem}") from None
+
+
+def _find(path: str) -> Target:
+    """The model that a path names, as ``clippy evaluate`` finds it."""
+    from pipelines.evaluate import find_target
+
+    return find_target(path)
+
+
+def _load(target: Target) -> CLIPpy:
+    """The model, on a GPU if this machine has one."""
+    import torch
+
+    from clippy.model import CLIPpy
+    from pipelines.state import local_folder
+
+    with local_folder(target.model) as folder:
+        model = CLIPpy.from_pretrained(folder)
+    return model.cuda() if torch.cuda.is_available() else model
+
+
+def _classified(answer: dict[str, Any]) -> str:
+    guesses: Sequence[dict[str, Any]] = answer["labels"]
+    width = max(len(guess["label"]) for guess in guesses)
+    rows = [f"  {g['label']:<{width}}  {g['probability']:7.2%}  cosine {g['cosine']:+.3f}" for g in guesses]
+    return "\n".join([answer["image"], *rows])
+
+
+def _segmented(answer: dict[str, Any]) -> str:
+    shares = [f"{share['name']} {share['share']:.1%}" for share in answer["shares"][:_SHOWN_SHARES]]
+    rest = len(answer["shares"]) - len(shares)
+    if rest:
+        shares.append(f"{rest} more")
+    title = f"{answer['image']}  {answer['width']} x {answer['height']}"
+    return f"{title}\n  {answer['mask']}\n  {answer['picture']}\n  {', '.join(shares)}"
