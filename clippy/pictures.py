@@ -239,7 +239,7 @@ def _embed(model: CLIPpy, pixels: Pixels, size: int | None) -> Tensor:
     if _takes_one_size(model):
         target = (own, own)
     else:
-        target = input_size(*pixels.shape[:2], size or own, model.image.patch_size)
+        target = input_size(pixels.shape[0], pixels.shape[1], size or own, model.image.patch_size)
     patches_BND, grid = inference.embed_patches(model, _batch(model, images.resize(pixels, *target)))
     if not patches_BND.isfinite().all():
         raise ValueError("the model's patches are no finite numbers; its weights are damaged, use another checkpoint")

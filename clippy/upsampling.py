@@ -1,24 +1,35 @@
 """The best class of each pixel of a large picture, without ever holding the scores of all classes at all pixels.
 
-Equal to `clippy.inference.segment` up to rounding, in bounded memory. Between two rows of patch centres a pixel's
-score is a mean of the four patches around it, so a class that is nowhere in that band as good as another one is at
-all four corners cannot win there: most of many classes need no up-sampling at all.
+Equal to `clippy.inference.segment` up to rounding, in bounded memory. Between four patch centres a score is bilinear,
+there and in every rectangle inside, so a class that is nowhere at the corners of a rectangle as good as some other one
+is at all of them cannot win in it. Rectangles with many classes left are quartered, and most of many classes are
+never up-sampled at all.
 
-Shapes in names: D embedding width, C classes, K candidates among them, R rows of pixels, H and W in pixels, h and w in
-patches.
+Shapes in names: D embedding width, C classes, K candidates among them, P pixels of a rectangle, R its rows, S its
+columns, H and W in pixels, h and w in patches.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from clippy import inference
 
-_BLOCK_SCORES = 2**22
-"""Scores up-sampled in one piece where MAX_SCORES allows more: what stays near the processor is fastest."""
-_EXTRA_ROWS = 6
-"""Rows of scores that exist beside the block while it is made: two rows of patches, taken twice, and their mean."""
+_RECTANGLE_SCORES = 2**18
+"""Scores up-sampled in one piece where MAX_SCORES allows more: fewer quarter too often, more leave the cache."""
+
+
+class _Run(NamedTuple):
+    """Pixels of one side that lie between the same two patch centres."""
+
+    before: int
+    after: int
+    start: int
+    stop: int
 
 
 @torch.inference_mode()
@@ -26,62 +37,63 @@ def label_pixels(patches_hwD: Tensor, classes_CD: Tensor, size: tuple[int, int])
     """The class of the highest score of each pixel: products of patches and classes, up-sampled bilinearly.
 
     patches_hwD, classes_CD: float32 of unit length. size: (H, W). Returns (H, W) int32 on the device of the patches;
-    of equal scores the lower class wins. Holds at most `clippy.inference.MAX_SCORES` scores, unless one class on one
-    row of pixels needs more.
+    of equal scores the lower class wins. Holds at most `clippy.inference.MAX_SCORES` scores at once, or four of each
+    class where those are more.
     """
-    h, w = patches_hwD.shape[:2]
     classes_CD = classes_CD.to(patches_hwD.device)
-    above_H, down_H = _taps(size[0], h, patches_hwD.device)
-    left_W, along_W = _taps(size[1], w, patches_hwD.device)
-    right_W = (left_W + 1).clamp(max=w - 1)
     labels_HW = torch.empty(size, dtype=torch.int32, device=patches_hwD.device)
-    row = 0
-    aboves, counts = above_H.unique_consecutive(return_counts=True)
-    for above, num_rows in zip(aboves.tolist(), counts.tolist(), strict=True):
-        band_2wD = patches_hwD[[above, min(above + 1, h - 1)]]
-        candidates_K = _candidates(band_2wD, classes_CD)
-        classes_per_part, rows_per_block = _block(len(candidates_K), size[1])
-        for start in range(row, row + num_rows, rows_per_block):
-            rows = slice(start, min(start + rows_per_block, row + num_rows))
-            best_RW = torch.full((rows.stop - rows.start, size[1]), -torch.inf, device=patches_hwD.device)
-            for part_K in candidates_K.split(classes_per_part):
-                corners_K2w = torch.einsum("rwd,kd->krw", band_2wD, classes_CD[part_K])
-                lines_K2W = torch.lerp(corners_K2w[..., left_W], corners_K2w[..., right_W], along_W)
-                scores_KRW = torch.lerp(lines_K2W[:, :1], lines_K2W[:, 1:], down_H[rows, None])
-                found_RW, index_RW = scores_KRW.max(dim=0)
-                better_RW = found_RW > best_RW
-                best_RW = torch.where(better_RW, found_RW, best_RW)
-                labels_HW[rows] = torch.where(better_RW, part_K[index_RW].int(), labels_HW[rows])
-        row += num_rows
+    down_H, rows = _between_centres(size[0], patches_hwD.shape[0])
+    along_W, columns = _between_centres(size[1], patches_hwD.shape[1])
+    down_H, along_W = down_H.to(patches_hwD.device), along_W.to(patches_hwD.device)
+    all_C = torch.arange(len(classes_CD), device=patches_hwD.device)
+    for row in rows:
+        for column in columns:
+            corners_22D = patches_hwD[[row.before, row.after]][:, [column.before, column.after]]
+            _label_rectangle(
+                labels_HW[row.start : row.stop, column.start : column.stop],
+                down_H[row.start : row.stop],
+                along_W[column.start : column.stop],
+                all_C,
+                classes_CD @ corners_22D.flatten(0, 1).T,
+            )
     return labels_HW
 
 
-def _taps(size: int, num_patches: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """For each pixel of a side, the patch centre before it, and how far it lies towards the next (0 to 1)."""
+def _label_rectangle(labels_RS: Tensor, down_R: Tensor, along_S: Tensor, ids_K: Tensor, corners_K4: Tensor) -> None:
+    """Fill in the labels of a rectangle between four patch centres, of which the candidates' scores are known."""
+    ends_K4 = corners_K4 @ _weights(down_R[[0, -1]], along_S[[0, -1]])
+    hopeful_K = ends_K4.amax(dim=1) >= ends_K4.amin(dim=1).amax()  # the best that some class has everywhere
+    ids_K, corners_K4 = ids_K[hopeful_K], corners_K4[hopeful_K]
+    if len(ids_K) == 1:
+        labels_RS[:] = ids_K
+    elif len(ids_K) * labels_RS.numel() <= min(inference.MAX_SCORES, _RECTANGLE_SCORES) or labels_RS.numel() == 1:
+        scores_PK = _weights(down_R, along_S).T @ corners_K4.T
+        labels_RS[:] = ids_K[scores_PK.argmax(dim=1)].view(labels_RS.shape)
+    else:
+        for rows in _halves(len(down_R)):
+            for columns in _halves(len(along_S)):
+                _label_rectangle(labels_RS[rows, columns], down_R[rows], along_S[columns], ids_K, corners_K4)
+
+
+def _weights(down_R: Tensor, along_S: Tensor) -> Tensor:
+    """(4, R * S): what the four corners, in reading order, weigh in each pixel."""
+    down_2R, along_2S = torch.stack([1 - down_R, down_R]), torch.stack([1 - along_S, along_S])
+    return torch.einsum("ir,js->ijrs", down_2R, along_2S).reshape(4, -1)
+
+
+def _halves(length: int) -> Iterator[slice]:
+    if length > 1:
+        yield slice(0, length // 2)
+    yield slice(length // 2, length)
+
+
+def _between_centres(size: int, num_patches: int) -> tuple[Tensor, list[_Run]]:
+    """For each pixel of a side, how far it lies from the patch centre before to the one after it (0 to 1); the runs."""
     position = (torch.arange(size, dtype=torch.float64) + 0.5) * num_patches / size - 0.5
     position = position.clamp(0, num_patches - 1)  # beyond the outermost centres nothing changes
     before = position.long()
-    return before.to(device), (position - before).float().to(device)
-
-
-def _candidates(band_2wD: Tensor, classes_CD: Tensor) -> Tensor:
-    """Ids of the classes that may win somewhere in the band, in order."""
-    w = band_2wD.shape[1]
-    classes_per_part = max(1, inference.MAX_SCORES // (8 * w))
-    floor_w = torch.full((w,), -torch.inf, device=band_2wD.device)
-    candidates = []
-    for start in range(0, len(classes_CD), classes_per_part):
-        corners_K2w = torch.einsum("rwd,kd->krw", band_2wD, classes_CD[start : start + classes_per_part])
-        low_Kw, high_Kw = corners_K2w.amin(dim=1), corners_K2w.amax(dim=1)
-        low_Kw[:, :-1] = torch.minimum(low_Kw[:, :-1], low_Kw[:, 1:].clone())
-        high_Kw[:, :-1] = torch.maximum(high_Kw[:, :-1], high_Kw[:, 1:].clone())
-        floor_w = torch.maximum(floor_w, low_Kw.amax(dim=0))  # what some class reaches in every pixel of the cell
-        candidates.append(start + (high_Kw >= floor_w).any(dim=1).nonzero()[:, 0])
-    return torch.cat(candidates)
-
-
-def _block(num_candidates: int, width: int) -> tuple[int, int]:
-    """How many classes, on how many rows of pixels, are up-sampled at once."""
-    row_scores = min(inference.MAX_SCORES, _BLOCK_SCORES) // width
-    classes_per_part = min(num_candidates, max(1, row_scores // (_EXTRA_ROWS + 1)))
-    return classes_per_part, max(1, row_scores // classes_per_part - _EXTRA_ROWS)
+    runs, start = [], 0
+    for patch, length in zip(*(part.tolist() for part in before.unique_consecutive(return_counts=True)), strict=True):
+        runs.append(_Run(patch, min(patch + 1, num_patches - 1), start, start + length))
+        start += length
+    return (position - before).float(), runs

@@ -88,7 +88,7 @@ def two_halves(width: int, height: int, edge: int) -> np.ndarray:
     return picture
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.tuples(*[st.integers(1, 6)] * 2),
     st.tuples(*[st.integers(1, 40)] * 2),
@@ -113,9 +113,11 @@ def test_label_pixels_equals_upsampled_argmax(
 
 
 def test_label_pixels_gives_ties_to_the_lower_class() -> None:
-    patches_hwD = F.normalize(torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0)), dim=-1)
-    classes_CD = patches_hwD.flatten(0, 1)[:6].repeat(2, 1)
-    assert label_pixels(patches_hwD, classes_CD, (20, 30)).max() < 6
+    signs = torch.randint(2, (12, 4), generator=torch.Generator().manual_seed(0)) * 2 - 1
+    patches_ND = signs / 2  # unit vectors whose products, and means by eighths, are exact
+    ids_HW = label_pixels(patches_ND.unflatten(0, (3, 4)), patches_ND[:6].repeat(2, 1), (12, 16))
+    scores_CHW = F.interpolate((patches_ND[:6] @ patches_ND.T).unflatten(1, (3, 4))[None], (12, 16), mode="bilinear")[0]
+    assert torch.equal(ids_HW.long(), scores_CHW.argmax(dim=0))
 
 
 def test_label_pixels_never_holds_more_scores_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +138,7 @@ def test_label_pixels_never_holds_more_scores_than_it_may(monkeypatch: pytest.Mo
     with Largest() as largest:
         chunked = label_pixels(patches_hwD, classes_CD, (60, 40))
     assert torch.equal(chunked, whole)
-    assert 4000 < largest.numel <= 8000
+    assert 1000 < largest.numel <= 8000
 
 
 @pytest.mark.parametrize(("height", "width"), [(150, 333), (97, 41)])
