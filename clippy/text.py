@@ -106,8 +106,8 @@ class Chunk:
 
 
 _CHUNKS = 8
-_ROWS = 16
-"""Fewer rows do not fill a matrix product."""
+_TOKENS = 1024
+"""Chunks of fewer do not fill a matrix product."""
 _MULTIPLE = 8
 """Widths are rounded up to this: tensor cores want it, and few shapes come up."""
 _WORTH = 0.9
@@ -124,7 +124,7 @@ def chunk_by_length(lengths: Sequence[int], width: int) -> list[Chunk]:
         return min(width, max(1, -(-longest // _MULTIPLE) * _MULTIPLE))
 
     whole = Chunk(list(range(len(lengths))), columns(max(lengths, default=1)))
-    size = max(_ROWS, -(-len(lengths) // _CHUNKS))
+    size = max(-(-len(lengths) // _CHUNKS), -(-_TOKENS // whole.width))
     order = sorted(whole.rows, key=lambda row: -lengths[row])  # stable: the same for the same batch
     parts = [order[start : start + size] for start in range(0, len(order), size)]
     chunks = [Chunk(rows, columns(lengths[rows[0]])) for rows in parts]
