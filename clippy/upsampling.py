@@ -19,7 +19,7 @@ from torch import Tensor
 
 from clippy import inference
 
-_RECTANGLE_SCORES = 2**18
+_RECTANGLE_SCORES = 2**20
 """Scores up-sampled in one piece where MAX_SCORES allows more: fewer quarter too often, more leave the cache."""
 
 
