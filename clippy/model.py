@@ -85,6 +85,19 @@ class CLIPpy(nn.Module):
         lengths = (ids != self.tokenizer.pad_id).sum(dim=1).tolist()
         return self.text(ids.to(self.log_logit_scale.device), lengths)
 
+    def checkpoint_activations(self) -> None:
+        """In training keep each block's input alone and run it again for its gradient, in both towers.
+
+        Raises ValueError where timm's model cannot.
+        """
+        try:
+            self.image.trunk.set_grad_checkpointing(True)
+        except AssertionError:
+            raise ValueError(
+                f"train.activation_checkpointing: {self.config.image.name} cannot run its blocks again; leave it out"
+            ) from None
+        self.text.encoder.activation_checkpointing_enable({"use_reentrant": False})
+
     @torch.no_grad()
     def clamp_logit_scale(self) -> None:
         """Keep the inverse temperature within [1, logit_scale_max], as CLIP does after each step."""

@@ -156,6 +156,8 @@ class TrainConfig(Section):
     """Optimizer steps in all."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 runs both towers in autocast; norms, temperature, logits and weights stay in float32."""
+    activation_checkpointing: bool = False
+    """Keep the input of each block alone and run it again in the backward pass: much less memory, a third more time."""
     log_every: int = Field(10, gt=0)
     """Steps between two progress lines; metrics.jsonl holds every step."""
     checkpoint_every: int = Field(100, gt=0)
@@ -298,6 +300,7 @@ _FREE = (
     "data.prefetch_batches",
     "data.storage_options",
     "data.object_store_gib",
+    "train.activation_checkpointing",
     "train.log_every",
     "train.checkpoint_every",
     "train.keep_checkpoints",

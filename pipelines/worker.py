@@ -82,6 +82,8 @@ def _train(job: Job, events: Any) -> dict[str, Any]:
     torch.set_num_threads(max(1, int(recipe.scaling.resources_per_worker.get("CPU", 1))))
     device = ray.train.torch.get_device()
     state = _restore(job, device)
+    if recipe.train.activation_checkpointing:
+        state.model.checkpoint_activations()
     forward: torch.nn.Module = state.model
     if world_size > 1:
         forward = DistributedDataParallel(state.model, device_ids=[device] if device.type == "cuda" else None)

@@ -215,3 +215,20 @@ def test_a_model_comes_from_object_storage_and_from_the_hubs_cache(
         CLIPpy.from_pretrained("s3://bucket/models/none")
     with pytest.raises(ValueError, match="'me/none' is no folder here, and the hub cannot be reached"):
         CLIPpy.from_pretrained("me/none")
+
+
+def test_checkpointed_activations_give_the_same_gradients() -> None:
+    batch, gradients, runs = images(), [], []
+    for checkpointed in (False, True):
+        model = build(config(patch_dropout=0.5))
+        for layer in (model.image.trunk.blocks[0].mlp, model.text.encoder.encoder.block[0].layer[1]):
+            layer.register_forward_pre_hook(lambda module, *_: runs.append(module))
+        if checkpointed:
+            model.checkpoint_activations()
+        torch.manual_seed(1)
+        out = model.train()(batch, torch.from_numpy(model.tokenizer(CAPTIONS)))
+        (out.image_BD @ out.text_BD.T).diagonal().sum().backward()
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+    assert len(runs) == 2 + 4  # each layer once, then each twice
+    for plain, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, again)
