@@ -6,6 +6,7 @@ What is drawn at random for a row, one of its captions or a crop, depends on (se
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -239,15 +240,19 @@ def _read_group(dataset: Dataset, shard_index: int, group: int, names: list[str]
 
 
 _SHARDS: OrderedDict[tuple[str, str], pads.ParquetFileFragment] = OrderedDict()
+_SHARDS_LOCK = threading.Lock()
+"""Two threads of a decoder read at once."""
+_MOST_SHARDS = 64
 
 
 def _open_shard(dataset: Dataset, shard_index: int, location: Location) -> pads.ParquetFileFragment:
     """A handle with its footer, kept for the next unit that this process reads from the shard."""
     manifest = dataset.manifest
     key = (dataset.identity, location.path)
-    if key in _SHARDS:
-        _SHARDS.move_to_end(key)
-        return _SHARDS[key]
+    with _SHARDS_LOCK:
+        if key in _SHARDS:
+            _SHARDS.move_to_end(key)
+            return _SHARDS[key]
     changed = changed_shard(dataset.config.url, manifest.shards[shard_index])
     shard = open_shard(location, int(manifest.shard_bytes[shard_index]))
     try:
@@ -259,7 +264,8 @@ def _open_shard(dataset: Dataset, shard_index: int, location: Location) -> pads.
         raise
     if footer_digest(footer) != manifest.shard_digests[shard_index]:
         raise DataError(changed)
-    _SHARDS[key] = shard
-    if len(_SHARDS) > 64:
-        _SHARDS.popitem(last=False)
+    with _SHARDS_LOCK:
+        _SHARDS[key] = shard
+        if len(_SHARDS) > _MOST_SHARDS:
+            _SHARDS.popitem(last=False)
     return shard

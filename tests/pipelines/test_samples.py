@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -156,3 +157,17 @@ def test_a_mixture_reads_each_dataset_by_its_own_columns(tmp_path: Path) -> None
     assert sorted(rows["key"]) == sorted([*(f"a{row}" for row in range(6)), *"wxyz", *"wxyz"])
     shades = rows["pixels"].reshape(14, -1).mean(1)
     assert all(abs(shade - (10 if key[0] == "a" else 200)) < 3 for key, shade in zip(rows["key"], shades, strict=True))
+
+
+def test_threads_that_read_at_once_read_what_one_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for shard in range(6):
+        keys = [f"{shard}-{row}" for row in range(4)]
+        rows = {"key": keys, "jpg": [jpeg(shard)] * 4, "caption": keys}
+        pq.write_table(pa.table(rows), tmp_path / f"{shard}.parquet", row_group_size=4)
+    config = DatasetConfig(url=str(tmp_path))
+    of = Source((Dataset(config, index_dataset(config).manifest),), seed=0, unit_rows=4)
+    alone = [read_unit(of, unit).column("key").to_pylist() for unit in range(6)]
+    monkeypatch.setattr("pipelines.samples._MOST_SHARDS", 1)  # each thread puts away what the others still want
+    with ThreadPoolExecutor(8) as threads:
+        together = list(threads.map(lambda i: read_unit(of, i % 6).column("key").to_pylist(), range(600)))
+    assert together == alone * 100
