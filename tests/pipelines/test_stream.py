@@ -154,9 +154,20 @@ def test_a_killed_decoder_loses_no_unit_and_no_order(overrides: list[str]) -> No
 
 
 def decoder_pids() -> list[int]:
-    """Processes of the stream's decoders, by the name that Ray gives them."""
-    names = {int(path.parent.name): path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")}
-    return [pid for pid, name in names.items() if name.startswith(b"ray::MapWorker")]
+    """Processes of this cluster's decoders, by the name that Ray gives them: others' may run on this machine."""
+
+    @ray.remote(num_cpus=0)
+    def raylet_pid() -> int:
+        return os.getppid()
+
+    raylet = ray.get(raylet_pid.remote())
+    folders = [path.parent for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    return [
+        int(folder.name)
+        for folder in folders
+        if (folder / "cmdline").read_bytes().startswith(b"ray::MapWorker")
+        and f"PPid:\t{raylet}\n" in (folder / "status").read_text()
+    ]
 
 
 def test_s3_gives_the_same_batches_as_a_disk(overrides: list[str], shapes: Path, s3: str) -> None:
