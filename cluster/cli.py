@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from cluster.data import add_data_verbs
 from cluster.models import add_model_verbs
 from cluster.use import add_use_verbs
-from cluster.verbs import add_json, print_result, verb
+from cluster.verbs import add_json, print_result, result_alone, verb
 
 _OVERRIDES = "recipe fields to set, e.g. train.steps=200 model.image.pooling=cls"
 
@@ -21,7 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     action: Callable[[argparse.Namespace], int | None] = options.action
     try:
-        return action(options) or 0
+        with result_alone(getattr(options, "json", False)):
+            return action(options) or 0
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
@@ -128,7 +128,7 @@ def _train(options: argparse.Namespace) -> int:
 
     summary = run(recipe)
     if options.json:
-        print(json.dumps(asdict(summary), indent=2))
+        print_result(asdict(summary), True, "")
     return 0 if summary.status == "finished" else 130
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from typing import Any
 
 
@@ -22,7 +24,12 @@ def add_json(verb: Any) -> None:
 
 def print_result(values: Any, as_json: bool, text: str) -> None:
     """The result on standard output: for programs or for people."""
-    print(json.dumps(values, indent=2) if as_json else text)
+    print(json.dumps(values, indent=2) if as_json else text, file=sys.__stdout__)
+
+
+def result_alone(as_json: bool) -> AbstractContextManager[Any]:
+    """While the block runs, what others print, such as Ray, goes to standard error where a program reads the result."""
+    return redirect_stdout(sys.stderr) if as_json else nullcontext()
 
 
 def table(values: dict[str, Any]) -> str:

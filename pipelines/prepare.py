@@ -115,4 +115,6 @@ def _check_model(recipe: Recipe, tokenizer: CaptionTokenizer) -> None:
     config = recipe.model.model_copy(update={"image": image})
     if config.text.pretrained is None:
         with torch.device("meta"):
-            CLIPpy(config, tokenizer)
+            model = CLIPpy(config, tokenizer)
+        if recipe.train.activation_checkpointing:
+            model.checkpoint_activations()

@@ -182,12 +182,6 @@ def test_windows_cover_each_pixel_and_average_what_overlaps(height: int, width: 
         def encode_patches(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
             return images.float().flatten(2).mT, (images.shape[-2], images.shape[-1])
 
-        def encode_image(self, images: Tensor) -> Tensor:
-            raise NotImplementedError
-
-        def encode_captions(self, captions: list[str]) -> Tensor:
-            raise NotImplementedError
-
     images, classes = pixels(height, width), torch.eye(3)
     whole = class_scores(Stripes(), images, classes, (height, width))
     torch.testing.assert_close(windowed_scores(Stripes(), images, classes, 32, stride), whole)

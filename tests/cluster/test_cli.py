@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -117,3 +118,15 @@ def test_other_mistakes_too(clippy_command: Command, tmp_path: Path, arguments: 
     assert result.returncode == 2
     assert sentence in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_what_others_print_does_not_reach_who_reads_the_json() -> None:
+    code = (
+        "from cluster.verbs import print_result, result_alone\n"
+        "with result_alone(True):\n"
+        "    print('(raylet) a warning')\n"
+        "    print_result({'steps': 3}, True, '')\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(result.stdout) == {"steps": 3}
+    assert "(raylet) a warning" in result.stderr
