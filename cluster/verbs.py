@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextvars import ContextVar
+from typing import Any, TextIO
+
+_results: ContextVar[TextIO | None] = ContextVar("results", default=None)
 
 
 def verb(verbs: Any, name: str, action: Callable[[argparse.Namespace], int | None], help: str) -> Any:
@@ -24,12 +27,18 @@ def add_json(verb: Any) -> None:
 
 def print_result(values: Any, as_json: bool, text: str) -> None:
     """The result on standard output: for programs or for people."""
-    print(json.dumps(values, indent=2) if as_json else text, file=sys.__stdout__)
+    print(json.dumps(values, indent=2) if as_json else text, file=_results.get())
 
 
-def result_alone(as_json: bool) -> AbstractContextManager[Any]:
+@contextmanager
+def result_alone(as_json: bool) -> Iterator[None]:
     """While the block runs, what others print, such as Ray, goes to standard error where a program reads the result."""
-    return redirect_stdout(sys.stderr) if as_json else nullcontext()
+    token = _results.set(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr) if as_json else nullcontext():
+            yield
+    finally:
+        _results.reset(token)
 
 
 def table(values: dict[str, Any]) -> str:
