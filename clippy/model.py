@@ -107,12 +107,16 @@ class CLIPpy(nn.Module):
         """Write ``config.json``, ``tokenizer.json`` and ``model.safetensors`` into ``folder``."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / TOKENIZER_FILE).write_text(self.tokenizer.to_json(), encoding="utf-8")
+        for name, text in self.description().items():
+            (folder / name).write_text(text, encoding="utf-8")
         save_model(self, str(folder / WEIGHTS_FILE))
+
+    def description(self) -> dict[str, str]:
+        """The texts of ``config.json`` and ``tokenizer.json``, by file name."""
         config = {"model_type": "clippy", **self.config.model_dump(mode="json")}
-        config["image"]["pretrained"] = False  # the weights are in the folder; nothing is to be downloaded again
+        config["image"]["pretrained"] = False  # the weights lie beside it; nothing is to be downloaded again
         config["text"] |= {"pretrained": None, "arguments": self.text.arguments}
-        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        return {CONFIG_FILE: json.dumps(config, indent=2) + "\n", TOKENIZER_FILE: self.tokenizer.to_json()}
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> Self:
@@ -123,7 +127,7 @@ class CLIPpy(nn.Module):
         does not fit.
         """
         with model_files(str(name)) as files:
-            config = _read_config(files[CONFIG_FILE])
+            config = read_config(files[CONFIG_FILE].read_text(encoding="utf-8"), str(files[CONFIG_FILE]))
             tokens = files[TOKENIZER_FILE].read_text(encoding="utf-8")
             model = cls(config, CaptionTokenizer.from_json(tokens, config.text.max_tokens))
             try:
@@ -160,12 +164,12 @@ def model_files(name: str) -> Iterator[dict[str, Path]]:
         yield found
 
 
-def _read_config(path: Path) -> ModelConfig:
-    """The model section of a ``config.json``."""
+def read_config(text: str, name: str) -> ModelConfig:
+    """The model that the text of a ``config.json`` describes. Raises ValueError, saying ``name``, if it is none."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(text)
         if values.pop("model_type", None) != "clippy":
             raise ValueError("its model_type is not 'clippy'")
         return ModelConfig.model_validate_json(json.dumps(values))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: not the configuration of a CLIPpy model: {error}") from None
+        raise ValueError(f"{name}: not the configuration of a CLIPpy model: {error}") from None

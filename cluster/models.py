@@ -40,8 +40,8 @@ def _import(options: argparse.Namespace) -> None:
 def _info(options: argparse.Namespace) -> None:
     from clippy.describe import describe
     from clippy.model import CLIPpy
+    from pipelines.checkpoints import local_folder
     from pipelines.evaluate import find_target
-    from pipelines.state import local_folder
 
     target = find_target(options.model)
     with local_folder(target.model) as folder:

@@ -192,7 +192,7 @@ def _load(target: Target) -> CLIPpy:
     import torch
 
     from clippy.model import CLIPpy
-    from pipelines.state import local_folder
+    from pipelines.checkpoints import local_folder
 
     with local_folder(target.model) as folder:
         model = CLIPpy.from_pretrained(folder)

@@ -16,13 +16,14 @@ from clippy.tokens import build_tokenizer
 from pipelines.budget import cluster_budget, execution_options, watch_store
 from pipelines.console import Console
 from pipelines.events import start_event_log
+from pipelines.job import Job
+from pipelines.layout import Layout
 from pipelines.local_ray import ray_session
 from pipelines.prepare import VOCABULARY_CAPTIONS, captions, find_datasets, make_job, make_source
 from pipelines.recipe import Recipe
 from pipelines.samples import CAUSES, invalid_rows
 from pipelines.stream import build_dataset, iterate_batches
 from pipelines.throughput import Throughput, verdict
-from pipelines.worker import Job
 
 
 @dataclass(frozen=True)
@@ -91,17 +92,17 @@ class _Consumed:
 
 
 def _measure(job: Job, batches: int, console: Console) -> BenchResult:
-    recipe, workers = job.recipe, job.recipe.scaling.num_workers
+    recipe, workers = job.recipe, job.recipe.scaling.max_workers
     budget, events = cluster_budget(recipe, job.source, job.decoding), start_event_log()
     console.line(budget.as_text())
     ray.data.DataContext.get_current().enable_progress_bars = False
-    dataset = build_dataset(job.source, job.decoding, 0, batches * job.units_per_batch, budget.decode_cores)
+    dataset = build_dataset(job.source, job.decoding, job.layout(workers), 0, batches, budget.decode_cores)
     dataset.context.execution_options = execution_options(budget)
     with watch_store() as gauge:
         started = time.time()
         shards = dataset.streaming_split(workers, equal=True)
         pending = [
-            _consume.remote(shard, rank, job.units_per_batch, recipe, started, events)
+            _consume.remote(shard, rank, job.layout(workers), recipe.data.prefetch_batches, started, events)
             for rank, shard in enumerate(shards)
         ]
         while len(ray.wait(pending, num_returns=workers, timeout=0.5)[0]) < workers:
@@ -134,17 +135,10 @@ def _measure(job: Job, batches: int, console: Console) -> BenchResult:
 
 
 @ray.remote(num_cpus=0)
-def _consume(shard: Any, rank: int, units_per_batch: int, recipe: Recipe, started: float, events: Any) -> _Consumed:
+def _consume(shard: Any, rank: int, layout: Layout, prefetch: int, started: float, events: Any) -> _Consumed:
     """Read this worker's batches and let them go."""
     times, works, causes = [], [], np.zeros(len(CAUSES), np.int64)
-    for batch in iterate_batches(
-        shard,
-        rank=rank,
-        world_size=recipe.scaling.num_workers,
-        first_unit=0,
-        units_per_batch=units_per_batch,
-        prefetch_batches=recipe.data.prefetch_batches,
-    ):
+    for batch in iterate_batches(shard, layout, rank=rank, first_batch=0, prefetch_batches=prefetch):
         times.append(time.time() - started)  # the one clock that processes share
         works.append(batch.work)
         causes = causes + batch.count_causes()

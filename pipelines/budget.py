@@ -49,10 +49,10 @@ def plan_budget(recipe: Recipe, source: Source, decoding: Decoding, cores: int, 
     Needed are the units that workers hold or fetch ahead, and those being made. Raises ValueError, with
     the numbers and the field to change, when that does not fit.
     """
-    data, workers = recipe.data, recipe.scaling.num_workers
+    data, workers = recipe.data, recipe.scaling.max_workers
     unit = source.unit_rows * (3 * decoding.image_size**2 + 4 * decoding.max_tokens + 64)
     making = UNITS_PER_CORE * cores
-    per_batch = recipe.optim.global_batch_size // workers // source.unit_rows
+    per_batch = -(-recipe.optim.global_batch_size // workers // source.unit_rows)
     held = workers * (data.prefetch_batches + per_batch + 2)
     what = f"{held} units held by {workers} workers and {making} being made, {unit / 2**20:.1f} MiB each,"
     needed = held * unit + making * unit
@@ -80,9 +80,9 @@ def cluster_budget(recipe: Recipe, source: Source, decoding: Decoding) -> Stream
     return plan_budget(recipe, source, decoding, decode_cores(recipe.scaling), store_bytes)
 
 
-def decode_cores(scaling: ScalingConfig) -> int:
+def decode_cores(scaling: ScalingConfig, workers: int | None = None) -> int:
     """Cores that read and decode: as many as the recipe says, or all of the cluster's that training leaves."""
-    training = scaling.num_workers * scaling.resources_per_worker.get("CPU", 1.0)
+    training = (workers or scaling.max_workers) * scaling.resources_per_worker.get("CPU", 1.0)
     return scaling.decode_cores or max(1, int(ray.cluster_resources().get("CPU", 1) - training))
 
 

@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 import ray
 import ray.actor
 import ray.data
 
+from pipelines.layout import Layout
+
 AHEAD_PER_CORE = 4
 """Units that may be dealt and not yet decoded: two at work, and two so that none has to wait for the dealing."""
 
 
-def deal_units(first_unit: int, stop_unit: int, pace: ray.actor.ActorHandle) -> ray.data.Dataset:
-    """Units [first_unit, stop_unit) in order, as rows with the column ``unit``."""
-    bounds = ray.data.from_items([{"first": first_unit, "stop": stop_unit}])
+def deal_units(layout: Layout, first_batch: int, stop_batch: int, pace: ray.actor.ActorHandle) -> ray.data.Dataset:
+    """The units of global batches [first_batch, stop_batch), as rows with the column ``unit``, a worker's in turn."""
+    bounds = ray.data.from_items([{"first": first_batch, "stop": stop_batch}])
     one_task = ray.data.TaskPoolStrategy(size=1)  # or Ray Data keeps a quarter of the cluster free for more of them
-    units = bounds.map_batches(_deal, batch_format="numpy", fn_args=(pace,), num_cpus=0, compute=one_task)
+    units = bounds.map_batches(_deal, batch_format="numpy", fn_args=(layout, pace), num_cpus=0, compute=one_task)
     units.context.target_max_block_size = 1  # byte: every row is a block of its own, here and in all that follows
     return units
 
@@ -58,11 +61,15 @@ class Pace:
         return self._done + AHEAD_PER_CORE * self._cores
 
 
-def _deal(bounds: dict[str, np.ndarray], pace: ray.actor.ActorHandle) -> Iterator[dict[str, np.ndarray]]:
-    first, stop = int(bounds["first"][0]), int(bounds["stop"][0])
+def _deal(
+    bounds: dict[str, np.ndarray], layout: Layout, pace: ray.actor.ActorHandle
+) -> Iterator[dict[str, np.ndarray]]:
+    units = layout.dealt(int(bounds["first"][0]), int(bounds["stop"][0]))
     dealt = 0
-    while dealt < stop - first:
-        allowed = min(ray.get(pace.allowed.remote(dealt)), stop - first)
-        for unit in range(first + dealt, first + allowed):
+    while True:
+        allowed = ray.get(pace.allowed.remote(dealt))
+        for unit in islice(units, allowed - dealt):
             yield {"unit": np.array([unit])}
-        dealt = allowed
+            dealt += 1
+        if dealt < allowed:
+            return

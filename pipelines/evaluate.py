@@ -23,13 +23,13 @@ import ray.data
 
 from clippy import metrics
 from clippy.model import CONFIG_FILE, CLIPpy
+from pipelines.checkpoints import STATE_FILE, CheckpointError, checkpoint_name, committed_steps, local_folder
 from pipelines.columns import DataError
 from pipelines.console import Console
 from pipelines.local_ray import ray_session
 from pipelines.recipe import EvalConfig, Recipe, ScalingConfig
 from pipelines.run_folder import RECIPE_FILE, RUN_FILE, RunFolder
 from pipelines.shapes_benchmark import GROUP_SPLITS, GROUPS, SPLITS, Labels, ShapesMeter, decode_rows, load_labels
-from pipelines.state import STATE_FILE, CheckpointError, checkpoint_name, committed_steps, local_folder
 from pipelines.storage import Location, locate
 
 EVALUATION_FOLDER, EVALUATION_FILE = "evaluation", "evaluation.json"
@@ -133,11 +133,24 @@ def evaluate(
     scaling = scaling.model_copy(update={"ray_address": ray_address or scaling.ray_address, "use_gpu": False})
     console.line(f"evaluating {target.model.url} on {url}")
     with ray_session(scaling):
-        results = _measure(target.model, source, labels, units, config, workers or scaling.num_workers)
+        results = _measure(target.model, source, labels, units, config, workers or scaling.max_workers)
     evaluation = _add_up(results, labels, target, url)
     _write(folder, evaluation, results)
     _track(target, evaluation, folder)
     return evaluation
+
+
+def measure_here(checkpoint: Location, config: EvalConfig) -> dict[str, float]:
+    """The benchmark's numbers by their short names, measured in this process alone and without pictures."""
+    if config.url is None:
+        raise ValueError("eval.url: name the data of the benchmark that checkpoints are validated on")
+    source = locate(config.url, config.storage_options)
+    labels = load_labels(source)
+    worker = _Worker(checkpoint, source, labels, config.model_copy(update={"pictures": 0}))
+    results = [worker.measure(unit) for unit in _units(source)]
+    target = Target(checkpoint, None, None, None)
+    numbers = _add_up(results, labels, target, config.url).flat()
+    return {name.removeprefix("eval/"): value for name, value in numbers.items()}
 
 
 def find_target(path: str) -> Target:
@@ -210,10 +223,11 @@ class _Worker:
         self._data, self._config = data, config
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        results = [self._measure(_Unit(**row)) for row in block.to_pylist()]
+        results = [self.measure(_Unit(**row)) for row in block.to_pylist()]
         return pa.table({"result": [json.dumps(result) for result in results]})
 
-    def _measure(self, unit: _Unit) -> dict[str, Any]:
+    def measure(self, unit: _Unit) -> dict[str, Any]:
+        """Counts of one unit."""
         with self._data.filesystem.open_input_file(unit.path) as stream, pq.ParquetFile(stream) as file:
             rows = file.read_row_group(unit.group).to_pydict()
         panels = min(unit.rows, max(0, self._config.pictures - unit.first_row))

@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 class EventLog:
@@ -17,10 +18,19 @@ class EventLog:
     def __init__(self) -> None:
         self._events: list[dict[str, Any]] = []
         self._stop = False
+        self._over = False
 
     def put(self, event: dict[str, Any]) -> None:
-        """Add an event."""
+        """Add an event; one that is ``final`` ends the run."""
         self._events.append(event)
+        self._over |= bool(event.get("final"))
+
+    def ping(self) -> None:
+        """Answers once all that the caller put before is in."""
+
+    def is_over(self) -> bool:
+        """Whether the run failed in a way that would only come again."""
+        return self._over
 
     def take(self) -> list[dict[str, Any]]:
         """All events since the last call."""
@@ -37,8 +47,9 @@ class EventLog:
 
 
 def start_event_log() -> Any:
-    """A handle of a new event log, as an actor that takes no CPU."""
-    return ray.remote(num_cpus=0)(EventLog).remote()
+    """A handle of a new event log, as an actor that takes no CPU and lives where the driver does."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(EventLog).remote()
 
 
 class StopFlag:

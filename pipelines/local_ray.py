@@ -24,6 +24,7 @@ def ray_session(scaling: ScalingConfig) -> Iterator[None]:
     import ray
 
     if ray.is_initialized():
+        _check_resources(scaling)
         yield
         return
     for name in ("ray", "ray.data", "ray.train"):  # ray.data sets a level of its own
@@ -33,6 +34,7 @@ def ray_session(scaling: ScalingConfig) -> Iterator[None]:
     else:
         _start(scaling)
     try:
+        _check_resources(scaling)
         yield
     finally:
         ray.shutdown()
@@ -57,7 +59,7 @@ def _connect(address: str) -> None:
 def _start(scaling: ScalingConfig) -> None:
     import ray
 
-    needed_cpus = scaling.num_workers * scaling.resources_per_worker.get("CPU", 1.0)
+    needed_cpus = scaling.max_workers * scaling.resources_per_worker.get("CPU", 1.0)
     # Ray's servers listen on every interface whatever address they are given; what keeps strangers out is the token
     # that Ray 2.60 makes and asks for by itself.
     # On few cores training and decoding share them: Ray's CPUs are counted, not reserved.
@@ -68,20 +70,30 @@ def _start(scaling: ScalingConfig) -> None:
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
+
+
+def _check_resources(scaling: ScalingConfig) -> None:
+    """Refuse what this cluster can never give, which Ray itself would wait for without end."""
+    import ray
+
     offered = ray.cluster_resources()
+    for name, amount in (ray._private.state.state.get_max_resources_from_cluster_config() or {}).items():
+        offered[name] = max(amount, offered.get(name, 0))  # what an autoscaler may add
+    workers = scaling.min_workers
+    where = "this machine" if scaling.ray_address is None else f"the cluster at {scaling.ray_address}"
     for name, amount in needed(scaling).items():
         if amount > offered.get(name, 0):
-            ray.shutdown()
+            remedy = "lower scaling.num_workers, set scaling.use_gpu=false, or name "
+            remedy += "a cluster in scaling.ray_address" if scaling.ray_address is None else "a larger cluster"
             raise ValueError(
-                f"scaling: {scaling.num_workers} workers need {amount:g} {name}, and this machine has "
-                f"{offered.get(name, 0):g}; lower scaling.num_workers, set scaling.use_gpu=false, or name a cluster "
-                "in scaling.ray_address"
+                f"scaling: {workers} worker{'s' * (workers > 1)} need {amount:g} {name}, and {where} has "
+                f"{offered.get(name, 0):g}; {remedy}"
             )
 
 
 def needed(scaling: ScalingConfig) -> dict[str, float]:
-    """Resources of all workers together."""
+    """Resources of the fewest workers that the run goes on with."""
     each = dict(scaling.resources_per_worker)
     if scaling.use_gpu:
         each.setdefault("GPU", 1.0)
-    return {name: amount * scaling.num_workers for name, amount in each.items() if amount}
+    return {name: amount * scaling.min_workers for name, amount in each.items() if amount}

@@ -1,10 +1,9 @@
-"""When to step, log, save and stop. Knows no Ray: it takes batches and a reporter."""
+"""When to step, log, save, go back and stop. Knows no Ray: it takes batches and a reporter."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,22 +12,22 @@ from torch import nn
 
 from clippy.gather import sum_over_workers
 from pipelines.columns import DataError
+from pipelines.health import HealthError, PatchStatistics
 from pipelines.recipe import Recipe
 from pipelines.samples import CAUSES, Work, invalid_rows
 from pipelines.state import TrainState
-from pipelines.step import StepResult, to_device, train_step
-from pipelines.throughput import Throughput
+from pipelines.step import MicroBatch, Stepper
+from pipelines.timing import StepTimer
+from pipelines.window import Window
 
 
 class WorkerBatch(Protocol):
     """What the loop needs of a batch; ``pipelines.stream.Batch`` is one."""
 
     @property
-    def pixels(self) -> np.ndarray: ...
+    def keys(self) -> list[str]: ...
     @property
-    def ids(self) -> np.ndarray: ...
-    @property
-    def valid(self) -> np.ndarray: ...
+    def micro_batches(self) -> Sequence[MicroBatch]: ...
     @property
     def work(self) -> Work: ...
     def count_causes(self) -> np.ndarray: ...
@@ -37,14 +36,26 @@ class WorkerBatch(Protocol):
 class Reporter(Protocol):
     """Where a run speaks and saves. Every worker calls it equally often; most only listen on rank 0."""
 
+    def took(self, step: int, keys: list[str]) -> None:
+        """This worker's pairs of the step that follows."""
+
     def log(self, records: list[dict[str, Any]]) -> None:
         """One record a step since the last call, the last with speed and time left."""
 
-    def save(self, state: TrainState) -> None:
-        """Write a checkpoint."""
+    def save(self, state: TrainState, *, wait: bool) -> None:
+        """Have a checkpoint written; ``wait`` until it is."""
+
+    def go_back(self, state: TrainState) -> int:
+        """Give the state weights and optimizer of the last good checkpoint, or the start; returns its step."""
 
     def stop_requested(self) -> bool:
         """Whether a person asked to stop; may differ between workers, the loop makes them agree."""
+
+    def notice_is_due(self) -> bool:
+        """Whether this worker would like all to ask for notices of preemption; the loop makes them agree."""
+
+    def preemption_noticed(self) -> bool:
+        """Whether a machine is about to be taken that was not before; asked by all workers at once."""
 
 
 def train_loop(
@@ -58,43 +69,77 @@ def train_loop(
     rows_per_epoch: int,
     rank: int = 0,
     world_size: int = 1,
+    timer: StepTimer | None = None,
 ) -> bool:
     """Train from ``state.step`` to ``recipe.train.steps``; True when that is reached, False when asked to stop.
 
-    Raises DataError when too many rows are invalid, and RuntimeError when the stream ends early or a loss is not
-    finite.
+    Raises DataError when too many rows are invalid, HealthError when the run goes wrong again and again, and
+    RuntimeError when the stream ends early.
     """
+    timer = timer or StepTimer(device)
     stream = iter(batches)
-    window = _Window(recipe)
+    step_ = Stepper(state, forward, recipe, device, timer, rank, world_size)
+    window = Window(recipe, timer)
+    patches = PatchStatistics(state.model.image)
     state.model.train()
     while state.step < recipe.train.steps:
-        batch = window.fetch(stream, state.step)
-        stop, work = _exchange(state, batch, reporter.stop_requested())
+        batch = _fetch(stream, window, timer, state.step, recipe)
+        reporter.took(state.step + 1, batch.keys)
+        with timer("communication"):
+            agreed = _exchange(batch, reporter)
+        state.rows = state.rows + agreed.rows
         _check_invalid(state, recipe, rows_per_epoch)
-        inputs = to_device(batch.pixels, batch.ids, batch.valid, state.model.tokenizer.pad_id, device)
-        result = train_step(state, forward, inputs, recipe, rank=rank, world_size=world_size)
-        window.add(state, result, work)
-        done = stop or state.step == recipe.train.steps
-        save = done or state.step % recipe.train.checkpoint_every == 0
-        if save or state.step % recipe.train.log_every == 0:
-            reporter.log(window.records(state))
+        if _is_due(state.step + 1, recipe.train.log_every):
+            patches.ask()
+        result = step_(batch.micro_batches)
+        window.add(state, result, agreed.work)
+        _mind_health(state, recipe, reporter, result.skipped)
+        done = agreed.stop or state.step == recipe.train.steps
+        preempted = agreed.ask_for_notice and reporter.preemption_noticed()
+        save = done or preempted or _is_due(state.step, recipe.checkpoint.every)
+        if save or _is_due(state.step, recipe.train.log_every):
+            reporter.log(window.records(state, patches.take()))
         if save:
-            reporter.save(state)
-            window.restart()
-        if stop:
+            with timer("checkpoint"):
+                reporter.save(state, wait=done or preempted)
+        if agreed.stop:
             break
     return state.step == recipe.train.steps
 
 
-def _exchange(state: TrainState, batch: WorkerBatch, stop: bool) -> tuple[bool, Work]:
-    """Add up all workers' rows by cause and the work on them, and agree whether to stop after this step."""
+def _is_due(step: int, every: int) -> bool:
+    return step % every == 0
+
+
+def _fetch(stream: Iterator[WorkerBatch], window: Window, timer: StepTimer, step: int, recipe: Recipe) -> WorkerBatch:
+    with timer("data_wait"):
+        batch = next(stream, None)
+    if batch is None:
+        raise RuntimeError(f"the stream of samples ended at step {step} of {recipe.train.steps}")
+    window.arrived()
+    return batch
+
+
+@dataclass(frozen=True)
+class _Agreed:
+    """What all workers know alike before a step."""
+
+    rows: np.ndarray
+    """Of the global batch, by cause."""
+    work: Work
+    stop: bool
+    ask_for_notice: bool
+
+
+def _exchange(batch: WorkerBatch, reporter: Reporter) -> _Agreed:
+    """Add up all workers' rows by cause and the work on them, and agree on wishes."""
     work = batch.work
+    wishes = [int(reporter.stop_requested()), int(reporter.notice_is_due())]
     micros = [int(seconds * 1e6) for seconds in (work.read_seconds, work.decode_seconds)]
-    mine = torch.from_numpy(np.concatenate([batch.count_causes(), [int(stop), work.image_bytes, *micros]]))
+    mine = torch.from_numpy(np.concatenate([batch.count_causes(), wishes, [work.image_bytes], micros]))
     everyone = sum_over_workers(mine).numpy()
-    state.rows = state.rows + everyone[: len(CAUSES)]
-    stopping, image_bytes, read, decode = everyone[len(CAUSES) :].tolist()
-    return bool(stopping), Work(image_bytes, read / 1e6, decode / 1e6)
+    stop, notice, image_bytes, read, decode = everyone[len(CAUSES) :].tolist()
+    return _Agreed(everyone[: len(CAUSES)], Work(image_bytes, read / 1e6, decode / 1e6), bool(stop), bool(notice))
 
 
 def _check_invalid(state: TrainState, recipe: Recipe, rows_per_epoch: int) -> None:
@@ -109,75 +154,20 @@ def _check_invalid(state: TrainState, recipe: Recipe, rows_per_epoch: int) -> No
         )
 
 
-class _Window:
-    """Steps since the last log line: their results, the time they took and the time spent waiting for data."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        self._recipe = recipe
-        self._results: list[tuple[int, StepResult]] = []
-        self._first_wait: float | None = None
-        self.restart()
-
-    def restart(self) -> None:
-        """Count time from here."""
-        self._started, self._waited = time.perf_counter(), 0.0
-        self._work: list[Work] = []
-
-    def fetch(self, stream: Iterator[WorkerBatch], step: int) -> WorkerBatch:
-        """The next batch, its wait counted."""
-        started = time.perf_counter()
-        batch = next(stream, None)
-        if batch is None:
-            raise RuntimeError(f"the stream of samples ended at step {step} of {self._recipe.train.steps}")
-        wait = time.perf_counter() - started
-        if self._first_wait is None:  # filling the pipeline is told apart from what it then delivers
-            self._first_wait = wait
-            self.restart()
-        else:
-            self._waited += wait
-        return batch
-
-    def add(self, state: TrainState, result: StepResult, work: Work) -> None:
-        """Keep a step's results, still on the device, and what its rows took."""
-        self._results.append((state.step, result))
-        self._work.append(work)
-
-    def records(self, state: TrainState) -> list[dict[str, Any]]:
-        """One record a step, global losses, the last with the window's speed; then start a new window."""
-        losses = sum_over_workers(torch.stack([result.loss.double() for _, result in self._results]).cpu())
-        records = [
-            {
-                "step": step,
-                "loss": loss,
-                "learning_rate": result.learning_rate,
-                "logit_scale": result.logit_scale.item(),
-                "grad_norm": result.grad_norm.item(),
-            }
-            for (step, result), loss in zip(self._results, losses.tolist(), strict=True)
-        ]
-        for record in records:
-            if not math.isfinite(record["loss"]):
-                raise RuntimeError(
-                    f"the loss of step {record['step']} is {record['loss']}; training stopped at the last checkpoint. "
-                    "Lower optim.learning_rate or set optim.max_grad_norm"
-                )
-        seconds = max(time.perf_counter() - self._started, 1e-9)
-        steps = len(self._work)
-        throughput = Throughput(
-            self._recipe.optim.global_batch_size * steps,
-            seconds,
-            sum(work.image_bytes for work in self._work),
-            sum(work.read_seconds for work in self._work),
-            sum(work.decode_seconds for work in self._work),
+def _mind_health(state: TrainState, recipe: Recipe, reporter: Reporter, skipped: bool) -> None:
+    """Count a skipped step, and after too many in a row go back to the last good weights and on with the next batch."""
+    health = state.health
+    health.skipped_steps += skipped
+    health.skipped_in_row = health.skipped_in_row + 1 if skipped else 0
+    if health.skipped_in_row <= recipe.health.max_skipped_steps:
+        return
+    if health.rollbacks >= recipe.health.max_rollbacks:
+        raise HealthError(
+            f"the loss or gradient of {health.skipped_in_row} steps in a row, up to step {state.step}, was not finite, "
+            f"after {health.rollbacks} returns to an earlier checkpoint (health.max_rollbacks); the last good one is "
+            "kept. Lower optim.learning_rate, set optim.max_grad_norm, or look at the pairs of these steps"
         )
-        records[-1] |= {
-            **throughput.figures(),
-            "data_wait_fraction": self._waited / seconds,
-            "first_batch_seconds": self._first_wait,
-            "seconds_left": seconds / steps * (self._recipe.train.steps - state.step),
-            "rows": int(state.rows.sum()),
-            "invalid_rows": invalid_rows(state.rows.tolist()),
-        }
-        self._results = []
-        self.restart()
-        return records
+    back_at = reporter.go_back(state)
+    health.rollbacks += 1
+    health.undone_steps += state.step - back_at
+    health.skipped_in_row = 0

@@ -16,13 +16,13 @@ from clippy.tokens import CaptionTokenizer, build_tokenizer
 from pipelines.columns import DataError, is_list, usable_mask
 from pipelines.console import Console
 from pipelines.index import index_dataset
+from pipelines.job import Job
 from pipelines.manifest import check_shards, load_manifest
 from pipelines.plan import unit_rows
 from pipelines.recipe import DatasetConfig, Recipe
-from pipelines.run_folder import TOKENIZER_FILE, check_run, create_run
+from pipelines.run_folder import TOKENIZER_FILE, RunFolder, check_run, create_run
 from pipelines.samples import Dataset, Decoding, Source
 from pipelines.shards import open_shard, read_footer, read_groups
-from pipelines.worker import Job
 
 VOCABULARY_CAPTIONS = 100_000
 """A vocabulary is learned from so many captions at most, the first of the dataset."""
@@ -36,16 +36,29 @@ def prepare(recipe: Recipe, console: Console) -> Job:
     datasets = find_datasets(recipe, console)
     source = make_source(recipe.absolute(), datasets)
     folder = check_run(recipe, source)
-    tokenizer_file = folder.location / TOKENIZER_FILE
-    if folder.exists():
-        tokenizer = CaptionTokenizer.from_json(tokenizer_file.read_text(), recipe.model.text.max_tokens)
+    known = folder.exists()
+    if known:
+        text = (folder.location / TOKENIZER_FILE).read_text()
+        tokenizer = CaptionTokenizer.from_json(text, recipe.model.text.max_tokens)
     else:
         tokenizer = build_tokenizer(recipe.model.text, islice(captions(datasets), VOCABULARY_CAPTIONS))
     _check_model(recipe, tokenizer)
     job = make_job(recipe.absolute(), source, tokenizer)
-    if not folder.exists():
-        create_run(folder, recipe, source, tokenizer.to_json())
+    if not known:
+        _make_run(folder, recipe, source, tokenizer)
     return job
+
+
+def _make_run(folder: RunFolder, recipe: Recipe, source: Source, tokenizer: CaptionTokenizer) -> None:
+    """Write a new run's folder, with the model it starts from where that is made of published weights.
+
+    So these are looked up once, here, where what does not fit is the user's to know, and never again on a resume.
+    """
+    initial = None
+    if recipe.model.image.pretrained or recipe.model.text.pretrained:
+        torch.manual_seed(recipe.seed)
+        initial = CLIPpy(recipe.model, tokenizer)
+    create_run(folder, recipe, source, tokenizer.to_json(), initial)
 
 
 def find_datasets(recipe: Recipe, console: Console) -> tuple[Dataset, ...]:
@@ -69,14 +82,13 @@ def _find_dataset(config: DatasetConfig, console: Console) -> Dataset:
 
 
 def make_source(recipe: Recipe, datasets: tuple[Dataset, ...]) -> Source:
-    """The order of samples, in units that fit a block and of which a worker's batch is a whole number."""
-    rows_per_worker = recipe.optim.global_batch_size // recipe.scaling.num_workers
+    """The order of samples, in units that fit a block and of which a micro-batch is a whole number."""
     decoded_bytes = 3 * recipe.model.image.image_size**2 + 4 * recipe.model.text.max_tokens
     anchored = zip(recipe.data.datasets, datasets, strict=True)
     source = Source(
         tuple(Dataset(config, dataset.manifest) for config, dataset in anchored),
         recipe.seed,
-        unit_rows(rows_per_worker, decoded_bytes),
+        unit_rows(recipe.micro_batch_size, decoded_bytes),
     )
     _ = source.plan  # refuses a dataset without a usable row
     return source

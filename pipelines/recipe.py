@@ -150,24 +150,63 @@ class OptimConfig(Section):
 
 
 class TrainConfig(Section):
-    """How long, how often to speak, how often to save."""
+    """How long, in which pieces, and how often to speak."""
 
     steps: int = Field(gt=0)
     """Optimizer steps in all."""
+    micro_batch_size: int | None = Field(None, gt=0)
+    """Pairs that run through the towers at once on a worker; null is a worker's whole share of the global batch. A
+    worker with several micro-batches embeds all of them, then runs each again for its gradient: the gradient of the
+    whole batch in the memory of one micro-batch."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 runs both towers in autocast; norms, temperature, logits and weights stay in float32."""
     activation_checkpointing: bool = False
     """Keep the input of each block alone and run it again in the backward pass: much less memory, a third more time."""
     log_every: int = Field(10, gt=0)
     """Steps between two progress lines; metrics.jsonl holds every step."""
-    checkpoint_every: int = Field(100, gt=0)
-    """Steps between two checkpoints; one is always written at the end."""
-    keep_checkpoints: int = Field(2, ge=1)
-    """Older checkpoints are removed."""
+    profile_steps: tuple[int, int] | None = None
+    """Rank 0 writes a trace of torch's profiler for these steps, the first and the last, to ``profile/`` in the run."""
+    ledger: bool = False
+    """Write the keys of each step's pairs to ``ledger/`` in the run, to prove what it was trained on."""
+
+    @field_validator("profile_steps")
+    @classmethod
+    def _in_order(cls, steps: tuple[int, int] | None) -> tuple[int, int] | None:
+        if steps is not None and not 1 <= steps[0] <= steps[1]:
+            raise ValueError(f"must be a first and a last step, counted from 1 (got {list(steps)})")
+        return steps
+
+
+class CheckpointConfig(Section):
+    """When checkpoints are written, and which are kept beside the best and those still to be validated."""
+
+    every: int = Field(100, gt=0)
+    """Steps between two checkpoints; one is always written at the end, when asked to stop, and on notice of preemption.
+    They are written while training goes on."""
+    keep_last: int = Field(2, ge=1)
+    """Newest checkpoints that are kept."""
+    keep_every: int | None = Field(None, gt=0)
+    """Checkpoints at multiples of so many steps are kept too; null keeps none for that reason."""
+    sharded: bool = False
+    """Each worker writes its part of the optimizer's state, rather than the first worker all of it."""
+    max_failures: int = Field(3, ge=0)
+    """Checkpoints in a row that storage may refuse, each after several tries, before the run stops."""
+
+
+class HealthConfig(Section):
+    """What a run does about a loss or gradient that is not finite."""
+
+    max_skipped_steps: int = Field(10, ge=0)
+    """Such steps change no weight. After more than so many in a row, weights and optimizer go back to the last good
+    checkpoint, and training goes on with the next batch: the same batches would only lead to the same end."""
+    max_rollbacks: int = Field(3, ge=0)
+    """The run stops where it would go back once more."""
+    spike_deviations: float = Field(6.0, gt=0)
+    """A loss so many standard deviations above its running mean is logged as a spike."""
 
 
 class EvalConfig(LocationSection):
-    """What ``clippy evaluate`` and ``clippy quickstart`` measure."""
+    """What ``clippy evaluate`` and ``clippy quickstart`` measure, and training while it goes on."""
 
     benchmark: Literal["shapes"] | None = None
     url: str | None = None
@@ -176,6 +215,14 @@ class EvalConfig(LocationSection):
     """Images per forward pass."""
     pictures: int = Field(12, ge=0)
     """Overlays drawn per split."""
+    every: int | None = Field(None, gt=0)
+    """Steps between two checkpoints that are validated on the benchmark while training goes on; null validates none."""
+    best: str = "segmentation/model/all"
+    """The number that marks a validated checkpoint as the best; it is never removed."""
+    best_is: Literal["max", "min"] = "max"
+    """Whether more or less of it is better."""
+    resources: dict[str, float] = Field(default_factory=dict)
+    """What a validation takes for itself, e.g. ``{GPU: 1}``; without any, it shares the machine with the training."""
 
     _check_url = field_validator("url")(_url)
 
@@ -183,15 +230,46 @@ class EvalConfig(LocationSection):
 class ScalingConfig(Section):
     """How many workers, what each needs, and which cluster."""
 
-    num_workers: int = Field(1, gt=0)
+    num_workers: int | tuple[int, int] = 1
+    """Training workers; two numbers are the least and the most of an elastic run, which goes on with those that the
+    cluster has and takes more when they come back."""
     use_gpu: bool = False
     resources_per_worker: dict[str, float] = Field(default_factory=lambda: {"CPU": 1.0})
     decode_cores: int | None = Field(None, gt=0)
     """Cores that read and decode; null is every core of the cluster that the workers leave."""
     ray_address: str | None = None
     """Address of a running cluster, ``auto`` for the one of this machine; null starts Ray here."""
-    max_failures: int = Field(0, ge=0)
-    """How often the worker group is started again from the last checkpoint after a worker died."""
+    max_failures: int = Field(3, ge=0)
+    """How often the worker group is started again from the last checkpoint after a worker died; preempted nodes and
+    mistakes that would come again do not count."""
+    resize_seconds: float = Field(60.0, gt=0)
+    """How often an elastic run looks for more workers."""
+
+    @field_validator("num_workers")
+    @classmethod
+    def _positive(cls, workers: int | tuple[int, int]) -> int | tuple[int, int]:
+        if isinstance(workers, int):
+            if workers < 1:
+                raise ValueError(f"must be at least 1 (got {workers})")
+        elif not 1 <= workers[0] < workers[1]:
+            raise ValueError(f"must be the least and the most workers, as in [2, 8] (got {list(workers)})")
+        return workers
+
+    @model_validator(mode="after")
+    def _elastic_runs_start_again(self) -> ScalingConfig:
+        if isinstance(self.num_workers, tuple) and not self.max_failures:
+            raise ValueError("max_failures: an elastic run goes on by starting again; allow at least 1 (got 0)")
+        return self
+
+    @property
+    def min_workers(self) -> int:
+        """The fewest workers that the run goes on with."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
+
+    @property
+    def max_workers(self) -> int:
+        """The most workers that the run takes."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]
 
 
 class TrackingConfig(Section):
@@ -234,6 +312,8 @@ class Recipe(Section):
     data: DataConfig
     optim: OptimConfig
     train: TrainConfig
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    health: HealthConfig = HealthConfig()
     eval: EvalConfig = EvalConfig()
     scaling: ScalingConfig = ScalingConfig()
     tracking: TrackingConfig = TrackingConfig()
@@ -241,13 +321,14 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _fields_fit_together(self) -> Recipe:
-        batch, workers = self.optim.global_batch_size, self.scaling.num_workers
-        if batch % workers:
-            below, above = batch - batch % workers, batch - batch % workers + workers
+        self._check_batches()
+        if self.eval.every is not None and self.eval.every % self.checkpoint.every:
             raise ValueError(
-                f"optim.global_batch_size: {batch} is not divisible by scaling.num_workers {workers}; "
-                f"use {f'{below} or ' if below else ''}{above}"
+                f"eval.every: {self.eval.every} is not a multiple of checkpoint.every {self.checkpoint.every}; only "
+                "checkpoints are validated"
             )
+        if self.eval.every is not None and self.eval.benchmark is None:
+            raise ValueError(f"eval.benchmark: with eval.every {self.eval.every}, name the benchmark to validate on")
         if self.optim.warmup_steps >= self.train.steps:
             raise ValueError(
                 f"optim.warmup_steps: {self.optim.warmup_steps} must be below train.steps {self.train.steps}"
@@ -258,6 +339,31 @@ class Recipe(Section):
                 f"model.image.image_size: {self.model.image.image_size} is not a multiple of the patch size {patch}"
             )
         return self
+
+    def _check_batches(self) -> None:
+        """A global batch is a whole number of micro-batches, equally many for each of a fixed number of workers."""
+        batch, micro, workers = self.optim.global_batch_size, self.train.micro_batch_size, self.scaling.max_workers
+        if micro is None:
+            step, rule = workers, f"is not divisible by scaling.num_workers {workers}"
+        elif self.scaling.min_workers == workers:
+            step, rule = micro * workers, f"is not divisible by {workers} workers times train.micro_batch_size {micro}"
+        else:
+            step, rule = micro, f"is not divisible by train.micro_batch_size {micro}"
+        if batch % step:
+            below = batch - batch % step
+            raise ValueError(
+                f"optim.global_batch_size: {batch} {rule}; use {f'{below} or ' if below else ''}{below + step}"
+            )
+        if micro is not None and batch // micro < workers:
+            raise ValueError(
+                f"optim.global_batch_size: {batch} is {batch // micro} micro-batches of train.micro_batch_size "
+                f"{micro}, fewer than the {workers} workers; use {micro * workers}, or fewer workers"
+            )
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Pairs of one pass through the towers: the unit of random draws, whatever the number of workers."""
+        return self.train.micro_batch_size or self.optim.global_batch_size // self.scaling.max_workers
 
     @property
     def run_url(self) -> str:
@@ -301,9 +407,12 @@ _FREE = (
     "data.storage_options",
     "data.object_store_gib",
     "train.activation_checkpointing",
+    "train.micro_batch_size",
     "train.log_every",
-    "train.checkpoint_every",
-    "train.keep_checkpoints",
+    "train.profile_steps",
+    "train.ledger",
+    "checkpoint.",
+    "health.spike_deviations",
 )
 """Fields that may differ when a run goes on: they change where and how it runs, not what comes out."""
 

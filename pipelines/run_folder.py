@@ -3,24 +3,31 @@
 runs/NAME/recipe.yaml      the resolved recipe; can be run again as it is
           run.json         manifest digest and MLflow run
           tokenizer.json   saved before the first step, so that a resumed run reads captions alike
+          initial/         the model before the first step, where it started from published weights
           metrics.jsonl    one line a step
-          checkpoints/     see ``pipelines.state``
+          checkpoints/     see ``pipelines.checkpoints``
+          validation/      what each validated checkpoint came to, and which is the best
+          ledger/          see ``pipelines.ledger``
           summary.json     written at the end
 """
 
 from __future__ import annotations
 
 import json
+import tempfile
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from clippy.config import ConfigError
+from pipelines.checkpoints import upload
 from pipelines.recipe import Recipe
 from pipelines.samples import Source
 from pipelines.storage import Location, locate
 
 RECIPE_FILE, RUN_FILE, TOKENIZER_FILE = "recipe.yaml", "run.json", "tokenizer.json"
 METRICS_FILE, SUMMARY_FILE, CHECKPOINTS = "metrics.jsonl", "summary.json", "checkpoints"
+INITIAL = "initial"
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,12 @@ class RunFolder:
     """Access to one run's files."""
 
     location: Location
+
+    def next_attempt(self) -> int:
+        """Count one more start of the workers; the number of this one."""
+        known = self.read_json(RUN_FILE)
+        self.write_json(RUN_FILE, known | {"attempts": known.get("attempts", 0) + 1})
+        return known.get("attempts", 0) + 1
 
     @property
     def checkpoints(self) -> Location:
@@ -89,9 +102,21 @@ def check_run(recipe: Recipe, source: Source) -> RunFolder:
     return folder
 
 
-def create_run(folder: RunFolder, recipe: Recipe, source: Source, tokenizer_json: str) -> None:
+class Model(Protocol):
+    """What can be saved as a model folder; ``clippy.CLIPpy`` is one."""
+
+    def save_pretrained(self, folder: str | Path) -> None: ...
+
+
+def create_run(
+    folder: RunFolder, recipe: Recipe, source: Source, tokenizer_json: str, initial: Model | None = None
+) -> None:
     """Write a new run's first files; ``recipe.yaml`` comes last and makes it a run."""
     (folder.location / TOKENIZER_FILE).write_text(tokenizer_json)
+    if initial:
+        with tempfile.TemporaryDirectory(prefix="initial-") as local:
+            initial.save_pretrained(local)
+            upload(Path(local), folder.location / INITIAL)
     folder.write_json(RUN_FILE, {"manifest_digest": source.digest})
     (folder.location / RECIPE_FILE).write_text(recipe.to_yaml())
 

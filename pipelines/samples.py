@@ -22,6 +22,7 @@ from clippy import images
 from clippy.crops import RandomResizedCrop, numbers_of
 from clippy.tokens import CaptionTokenizer
 from pipelines.columns import DataError, is_list, usable_mask
+from pipelines.layout import FILLER
 from pipelines.manifest import Manifest, changed_shard, missing_shard
 from pipelines.plan import Part, Plan, Rows
 from pipelines.recipe import DatasetConfig
@@ -155,6 +156,19 @@ def decode_unit(table: pa.Table, decoding: Decoding, pixels: np.ndarray | None =
         "image_bytes": lengths.to_numpy().astype(np.int64),
         "read_seconds": table.column("read_seconds").to_numpy(),
         "decode_seconds": np.full(len(table), (time.thread_time() - started) / len(table), np.float32),
+    }
+
+
+def filler_unit(rows: int, decoding: Decoding) -> dict[str, np.ndarray]:
+    """Arrays of a unit of no rows of the plan, as ``decode_unit`` makes them: black, without captions or keys."""
+    return {
+        "key": np.array([], dtype=object),
+        "cause": np.full(rows, FILLER, np.int8),
+        "pixels": np.zeros((rows, decoding.image_size, decoding.image_size, 3), np.uint8),
+        "ids": _tokenizer(decoding.tokenizer_json, decoding.max_tokens)([""] * rows, width=decoding.max_tokens),
+        "image_bytes": np.zeros(1, np.int64),
+        "read_seconds": np.zeros(1, np.float32),
+        "decode_seconds": np.zeros(1, np.float32),
     }
 
 

@@ -22,10 +22,28 @@ import ray.actor
 import ray.data
 
 from pipelines.deal import deal_units, start_pace
-from pipelines.samples import CAUSES, Decoding, Source, Work, decode_unit, read_unit
+from pipelines.layout import FILLER, Layout
+from pipelines.samples import CAUSES, Decoding, Source, Work, decode_unit, filler_unit, read_unit
 
 UNITS_PER_CORE = 2
 """One is decoded while the other is read or handed over."""
+
+
+@dataclass(frozen=True, eq=False)
+class MicroBatch:
+    """Rows that run through the towers at once."""
+
+    pixels: np.ndarray
+    """uint8 (B, H, W, 3)."""
+    ids: np.ndarray
+    """int32 (B, T), padded to the recipe's longest caption."""
+    causes: np.ndarray
+    """int8 (B,): index into ``pipelines.samples.CAUSES``, 0 for a valid row, FILLER for one that is of no batch."""
+
+    @property
+    def valid(self) -> np.ndarray:
+        """bool (B,)."""
+        return self.causes == 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,32 +52,26 @@ class Batch:
 
     units: list[int]
     keys: list[str]
-    pixels: np.ndarray
-    """uint8 (B, H, W, 3)."""
-    ids: np.ndarray
-    """int32 (B, T), padded to the recipe's longest caption."""
-    causes: np.ndarray
-    """int8 (B,): index into ``pipelines.samples.CAUSES``, 0 for a valid row."""
+    """Filler has none."""
+    micro_batches: list[MicroBatch]
     work: Work = field(default_factory=Work)
     """What these rows took."""
 
-    @property
-    def valid(self) -> np.ndarray:
-        """bool (B,)."""
-        return self.causes == 0
-
     def count_causes(self) -> np.ndarray:
         """int64 (len(CAUSES),): rows by what became of them."""
-        return np.bincount(self.causes, minlength=len(CAUSES))
+        causes = np.concatenate([micro_batch.causes for micro_batch in self.micro_batches])
+        return np.bincount(causes[causes != FILLER], minlength=len(CAUSES))
 
 
-def build_dataset(source: Source, decoding: Decoding, first_unit: int, stop_unit: int, cores: int) -> ray.data.Dataset:
-    """Units [first_unit, stop_unit) as a lazy dataset, a unit a row and a block, decoded on so many cores.
+def build_dataset(
+    source: Source, decoding: Decoding, layout: Layout, first_batch: int, stop_batch: int, cores: int
+) -> ray.data.Dataset:
+    """Global batches [first_batch, stop_batch) as a lazy dataset, a unit a row and a block, decoded on so many cores.
 
-    Opens only what those units need.
+    Split over the layout's workers in turn, it gives each what ``layout.units`` says. Opens only what is needed.
     """
     pace = start_pace(cores)
-    units = deal_units(first_unit, stop_unit, pace)
+    units = deal_units(layout, first_batch, stop_batch, pace)
     # Ray Data would also hold decoding back by what the workers have fetched, of which they tell it only when they
     # fetch again: where that takes more units than are held back, both wait for ever. The budget bounds it already.
     units.context.downstream_capacity_backpressure_ratio = None
@@ -81,25 +93,26 @@ def build_dataset(source: Source, decoding: Decoding, first_unit: int, stop_unit
 
 
 def iterate_batches(
-    shard: Any, *, rank: int, world_size: int, first_unit: int, units_per_batch: int, prefetch_batches: int
+    shard: Any, layout: Layout, *, rank: int, first_batch: int, prefetch_batches: int
 ) -> Iterator[Batch]:
     """This worker's batches from its split of the dataset, in order.
 
     Raises RuntimeError if a unit is not the next one of the plan.
     """
     blocks: list[dict[str, np.ndarray]] = []
-    expected = first_unit + rank
+    batch, expected = first_batch, layout.units(first_batch, rank)
     for block in shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=prefetch_batches):
-        if block["unit"].tolist() != [expected]:
+        if block["unit"].tolist() != [expected[len(blocks)]]:
             raise RuntimeError(
-                f"worker {rank} of {world_size} was handed unit {block['unit'].tolist()} of the plan instead of "
-                f"[{expected}]: the stream lost its order, so training stops here and can be resumed"
+                f"worker {rank} of {layout.world_size} was handed unit {block['unit'].tolist()} of the plan instead of "
+                f"[{expected[len(blocks)]}]: the stream lost its order, so training stops here and can be resumed"
             )
-        expected += world_size
         blocks.append(block)
-        if len(blocks) == units_per_batch // world_size:
-            yield _to_batch(blocks)
+        if len(blocks) == len(expected):
+            yield _to_batch(blocks, layout)
             blocks = []
+            batch += 1
+            expected = layout.units(batch, rank)
 
 
 _ARRAYS = ("pixels", "ids", "cause")
@@ -113,20 +126,23 @@ def _to_block(unit: int, decoded: dict[str, np.ndarray]) -> dict[str, np.ndarray
     return {"unit": np.array([unit]), "keys": np.array([json.dumps(decoded["key"].tolist())]), **block, **work}
 
 
-def _to_batch(blocks: list[dict[str, np.ndarray]]) -> Batch:
-    joined = {}
-    for name in _ARRAYS:
-        parts = [block[name][0] for block in blocks]
-        joined[name] = np.concatenate(parts) if len(parts) > 1 else parts[0]  # one lies well in the object store
+def _to_batch(blocks: list[dict[str, np.ndarray]], layout: Layout) -> Batch:
+    size = layout.units_per_micro_batch
     image_bytes, read_seconds, decode_seconds = (sum(block[name].item() for block in blocks) for name in _WORK)
     return Batch(
         units=[block["unit"].item() for block in blocks],
         keys=[key for block in blocks for key in json.loads(block["keys"].item())],
-        pixels=joined["pixels"],
-        ids=joined["ids"],
-        causes=joined["cause"],
+        micro_batches=[_to_micro_batch(blocks[i : i + size]) for i in range(0, len(blocks), size)],
         work=Work(image_bytes, read_seconds, decode_seconds),
     )
+
+
+def _to_micro_batch(blocks: list[dict[str, np.ndarray]]) -> MicroBatch:
+    joined = []
+    for name in _ARRAYS:
+        parts = [block[name][0] for block in blocks]
+        joined.append(np.concatenate(parts) if len(parts) > 1 else parts[0])  # one lies well in the object store
+    return MicroBatch(*joined)
 
 
 class Decoder:
@@ -142,10 +158,13 @@ class Decoder:
     def __call__(self, block: pa.Table) -> dict[str, np.ndarray]:
         """The unit that the one row of ``block`` names, read and decoded."""
         unit, size = block.column("unit")[0].as_py(), self._decoding.image_size
-        table = read_unit(self._source, unit)
-        pixels = self._memory.take(len(table), size, size, 3)
-        with self._core:
-            decoded = decode_unit(table, self._decoding, pixels)
+        if unit == FILLER:
+            decoded = filler_unit(self._source.unit_rows, self._decoding)
+        else:
+            table = read_unit(self._source, unit)
+            pixels = self._memory.take(len(table), size, size, 3)
+            with self._core:
+                decoded = decode_unit(table, self._decoding, pixels)
         self._pace.done.remote()
         return _to_block(unit, decoded)
 

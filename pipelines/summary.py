@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipelines import bounds, throughput, validation
 from pipelines.budget import StreamBudget
+from pipelines.checkpoints import STATE_FILE, checkpoint_name
 from pipelines.console import duration
+from pipelines.health import Health
+from pipelines.job import Job
 from pipelines.recipe import Recipe
 from pipelines.samples import CAUSES
-from pipelines.state import STATE_FILE, checkpoint_name
-from pipelines.throughput import Throughput, verdict
-from pipelines.worker import Job
+from pipelines.throughput import Throughput
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,21 @@ class Summary:
     """Of what all cores beside the workers' could decode."""
     object_store_peak_bytes: int | None
     object_store_limit_bytes: int | None
-    input_verdict: str | None
+    step_seconds: dict[str, float] | None
+    """Where a step's time went on the first worker, by phase (``pipelines.timing.PHASES``), on average."""
+    verdict: str | None
     """What bounds the run, and what to change."""
+    starts: int
+    """How often the workers were started: once, and once more after each failure or change of their number."""
+    skipped_steps: int
+    """Steps whose loss or gradient was not finite, and which changed nothing."""
+    rollbacks: int
+    undone_steps: int
+    """Steps whose work those rollbacks threw away."""
+    loss_spikes: int
+    best_step: int | None
+    """Of the validated checkpoints."""
+    best_value: float | None
     checkpoint: str
     manifest_digest: str
     mlflow_uri: str | None
@@ -65,19 +81,29 @@ class Heard:
     resumed_from: int = 0
     failures: list[dict[str, Any]] = field(default_factory=list)
     throughput: Throughput | None = None
-    wait_seconds: float = 0.0
     first_batch_seconds: float | None = None
     budget: StreamBudget | None = None
     object_store_peak_bytes: int = 0
+    starts: int = 0
+    steps: int = 0
+    phases: Counter[str] = field(default_factory=Counter)
+    """Seconds of all steps heard of."""
 
     def add(self, recipe: Recipe, records: list[dict[str, Any]]) -> None:
         """The records of a few steps, the last of which holds their figures."""
         last, images = records[-1], len(records) * recipe.optim.global_batch_size
         now = Throughput.from_figures(last, images)
         self.throughput = now + self.throughput if self.throughput else now
-        self.wait_seconds += last["data_wait_fraction"] * now.seconds
+        self.steps += len(records)
+        self.phases.update({name: seconds * len(records) for name, seconds in last["phases"].items()})
         if self.first_batch_seconds is None:
             self.first_batch_seconds = last.get("first_batch_seconds")
+
+    @property
+    def failures_that_end_it(self) -> list[dict[str, Any]]:
+        """Those that would come again, a mistake of the user first."""
+        final = [failure for failure in self.failures if failure["final"]]
+        return sorted(final, key=lambda failure: not failure["user_error"])
 
 
 def summarise(job: Job, heard: Heard, seconds: float, mlflow: tuple[str, str] | None) -> Summary:
@@ -86,7 +112,8 @@ def summarise(job: Job, heard: Heard, seconds: float, mlflow: tuple[str, str] | 
     if not step:
         raise TrainingError(f"{recipe.run_url}: the run ended without a checkpoint")
     checkpoint = job.folder.checkpoints / checkpoint_name(step)
-    saved = json.loads((checkpoint / STATE_FILE).read_text())["rows"]
+    state = json.loads((checkpoint / STATE_FILE).read_text())
+    saved, health, best = state["rows"], Health.from_dict(state["health"]), validation.best(job.folder)
     losses = [record["loss"] for record in job.folder.read_metrics()[-1:]]
     rows = sum(saved.values())
     return Summary(
@@ -101,7 +128,14 @@ def summarise(job: Job, heard: Heard, seconds: float, mlflow: tuple[str, str] | 
         invalid_rows={cause: n for cause, n in saved.items() if n and cause != CAUSES[0]},
         excluded_rows=source.excluded,
         seconds=seconds,
-        **_input_figures(heard, source.unit_rows),
+        **_input_figures(heard, job),
+        starts=heard.starts,
+        skipped_steps=health.skipped_steps,
+        rollbacks=health.rollbacks,
+        undone_steps=health.undone_steps,
+        loss_spikes=health.spikes,
+        best_step=best.get("step"),
+        best_value=best.get("value"),
         checkpoint=checkpoint.url,
         manifest_digest=source.digest,
         mlflow_uri=mlflow[0] if mlflow else None,
@@ -109,12 +143,13 @@ def summarise(job: Job, heard: Heard, seconds: float, mlflow: tuple[str, str] | 
     )
 
 
-def _input_figures(heard: Heard, unit_rows: int) -> dict[str, Any]:
-    """The summary's fields on the input pipeline; null where nothing was trained in this start."""
+def _input_figures(heard: Heard, job: Job) -> dict[str, Any]:
+    """The summary's fields on speed; null where nothing was trained in this start."""
     done, budget = heard.throughput, heard.budget
     if done is None or budget is None:
         return dict.fromkeys(_INPUT_FIELDS)
-    wait = heard.wait_seconds / done.seconds
+    wait = heard.phases["data_wait"] / done.seconds
+    of_input = throughput.verdict(done, budget.decode_cores, job.source.unit_rows)
     figures = (
         done.images_per_second,
         wait,
@@ -124,7 +159,8 @@ def _input_figures(heard: Heard, unit_rows: int) -> dict[str, Any]:
         done.decode_share(budget.decode_cores),
         heard.object_store_peak_bytes,
         budget.limit_bytes,
-        verdict(done, budget.decode_cores, unit_rows, wait),
+        {name: seconds / heard.steps for name, seconds in heard.phases.items()},
+        bounds.verdict(heard.phases, job.recipe, of_input),
     )
     return dict(zip(_INPUT_FIELDS, figures, strict=True))
 
@@ -138,17 +174,21 @@ _INPUT_FIELDS = (
     "decode_share",
     "object_store_peak_bytes",
     "object_store_limit_bytes",
-    "input_verdict",
+    "step_seconds",
+    "verdict",
 )
 
 
 def opening(job: Job, step: int) -> str:
     """What is about to be done, on what, and from where."""
     recipe, plan = job.recipe, job.source.plan
-    batch, workers = recipe.optim.global_batch_size, recipe.scaling.num_workers
+    batch, scaling = recipe.optim.global_batch_size, recipe.scaling
+    workers = f"{scaling.max_workers} worker{'s' * (scaling.max_workers > 1)}"
+    if scaling.min_workers < scaling.max_workers:
+        workers = f"{scaling.min_workers} to {workers}"
     epochs = recipe.train.steps * batch / plan.rows_per_epoch
     first = (
-        f"{recipe.run_url}: {recipe.train.steps} steps of {batch} pairs on {workers} worker{'s' * (workers > 1)}, "
+        f"{recipe.run_url}: {recipe.train.steps} steps of {batch} pairs on {workers}, "
         f"{epochs:.1f} epochs of {plan.rows_per_epoch:,} pairs from {recipe.data.urls}"
     )
     lines = [first]
@@ -172,12 +212,17 @@ def progress_line(recipe: Recipe, record: dict[str, Any]) -> str:
     invalid = sum(record["invalid_rows"].values())
     by_cause = ", ".join(f"{cause} {n}" for cause, n in record["invalid_rows"].items())
     return (
-        f"step {record['step']}/{recipe.train.steps}  loss {record['loss']:.3f}  "
+        f"step {record['step']}/{recipe.train.steps}  loss {_number(record['loss'], '.3f')}  "
         f"{record['images_per_second']:.0f} images/s  data wait {record['data_wait_fraction']:.0%}  "
-        f"lr {record['learning_rate']:.2e}  scale {record['logit_scale']:.1f}"
+        f"lr {record['learning_rate']:.2e}  scale {_number(record['logit_scale'], '.1f')}"
+        + (f"  skipped {record['skipped_steps']}" if record["skipped_steps"] else "")
         + (f"  invalid {invalid} ({by_cause})" if invalid else "")
         + f"  {duration(record['seconds_left'])} left"
     )
+
+
+def _number(value: float | None, form: str) -> str:
+    return "not finite" if value is None else format(value, form)
 
 
 def closing(summary: Summary) -> str:
@@ -185,5 +230,5 @@ def closing(summary: Summary) -> str:
     if summary.status == "stopped":
         return f"stopped at step {summary.step} of {summary.steps}: {summary.checkpoint}; the same command goes on"
     speed = f", {summary.images_per_second:.0f} images/s" if summary.images_per_second else ""
-    bound = f"\n{summary.input_verdict}" if summary.input_verdict else ""
+    bound = f"\n{summary.verdict}" if summary.verdict else ""
     return f"finished {summary.steps} steps in {duration(summary.seconds)}{speed}: {summary.checkpoint}{bound}"

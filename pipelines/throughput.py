@@ -69,13 +69,11 @@ _UNITS_PER_CORE = 8
 """Ray needs some hundredths of a second for a unit of any size: at more units a second than this, it shows."""
 
 
-def verdict(throughput: Throughput, cores: float, unit_rows: int, data_wait_fraction: float | None = None) -> str:
-    """What bounds the input, and what to change. ``data_wait_fraction`` is the trainers' share of time without data."""
+def verdict(throughput: Throughput, cores: float, unit_rows: int) -> str:
+    """What bounds the input, and what to change."""
     share = throughput.decode_share(cores)
     units = throughput.images_per_second / unit_rows
     read, decode = (s / throughput.images * 1e3 for s in (throughput.read_seconds, throughput.decode_seconds))
-    if data_wait_fraction is not None and data_wait_fraction < 0.1:
-        return f"the model is the limit: workers wait for data {data_wait_fraction:.0%} of the time"
     if share > 0.7:
         return (
             f"decoding is the limit: {cores:g} cores are {share:.0%} busy with it; add CPU nodes, or store smaller "

@@ -121,7 +121,7 @@ class Tracker:
         now = int(time.time() * 1000)
         metrics = []
         for record in records:
-            values = {name: record[name] for name in _METRICS if name in record}
+            values = {name: record[name] for name in _METRICS if record.get(name) is not None}
             values |= {f"invalid_rows/{cause}": n for cause, n in record.get("invalid_rows", {}).items()}
             metrics += [Metric(f"train/{name}", value, now, record["step"]) for name, value in values.items()]
         for start in range(0, len(metrics), _BATCH):

@@ -22,14 +22,17 @@ import ray.train.torch
 from pipelines.budget import StreamBudget, cluster_budget, execution_options, watch_store
 from pipelines.console import Console
 from pipelines.events import start_event_log
+from pipelines.job import Job
+from pipelines.listener import Listener
 from pipelines.local_ray import ray_session
 from pipelines.prepare import prepare
 from pipelines.recipe import Recipe
 from pipelines.run_folder import SUMMARY_FILE
 from pipelines.storage import locate
-from pipelines.summary import Heard, Summary, TrainingError, closing, opening, progress_line, summarise
+from pipelines.summary import Heard, Summary, TrainingError, closing, opening, summarise
 from pipelines.tracking import Tracker
-from pipelines.worker import Job, train_worker
+from pipelines.validation import steps_due
+from pipelines.worker import PlanConfig, train_worker
 
 
 def run(recipe: Recipe, console: Console | None = None) -> Summary:
@@ -48,7 +51,7 @@ def run(recipe: Recipe, console: Console | None = None) -> Summary:
         if tracker:
             tracker.describe(recipe, job.source)
             tracker.log(job.folder.read_metrics())  # what a killed driver wrote but did not send
-        if step < recipe.train.steps:
+        if step < recipe.train.steps or steps_due(job.folder, recipe.eval.every):
             with ray_session(recipe.scaling):
                 _fit(job, console, tracker, heard)
         mlflow = (tracker.uri, tracker.run_id) if tracker else None
@@ -67,7 +70,7 @@ def run(recipe: Recipe, console: Console | None = None) -> Summary:
 
 
 def _fit(job: Job, console: Console, tracker: Tracker | None, heard: Heard) -> None:
-    """Run the trainer in a thread, while this one prints, tracks, and passes on a wish to stop."""
+    """Run the trainer in a thread, while this one prints, tracks, validates, and passes on a wish to stop."""
     budget = cluster_budget(job.recipe, job.source, job.decoding)
     console.line(budget.as_text())
     heard.budget = budget
@@ -76,64 +79,52 @@ def _fit(job: Job, console: Console, tracker: Tracker | None, heard: Heard) -> N
 
     def fit() -> None:
         try:
-            _trainer(job, events, budget).fit()
+            if job.resume_step() < job.recipe.train.steps:
+                _trainer(job, events, budget).fit()
         except BaseException as error:  # carried over to the main thread
             errors.append(error)
 
+    listener = Listener(job, console, tracker, heard)
     thread = threading.Thread(target=fit, daemon=True, name="fit")
     with _stop_on_signal(lambda: _ask_to_stop(events, console)), watch_store() as gauge:
         thread.start()
         while thread.is_alive():
             thread.join(timeout=0.2)
             heard.object_store_peak_bytes = gauge.peak_bytes
-            _listen(events, job, console, tracker, heard)
-    _listen(events, job, console, tracker, heard)
+            listener.listen(ray.get(events.take.remote()))
+        listener.listen(ray.get(events.take.remote()))
+        if not errors and not heard.failures_that_end_it:
+            listener.finish_validation(lambda: ray.get(events.stop_requested.remote()))
     console.clear()
+    for failure in heard.failures_that_end_it:
+        raise ValueError(failure["failure"]) if failure["user_error"] else TrainingError(failure["failure"])
     if errors:
-        _raise(errors[0], heard)
+        raise TrainingError(heard.failures[-1]["failure"] if heard.failures else str(errors[0])) from errors[0]
 
 
 def _trainer(job: Job, events: Any, budget: StreamBudget) -> ray.train.torch.TorchTrainer:
-    recipe = job.recipe
+    recipe, scaling = job.recipe, job.recipe.scaling
     storage = locate(recipe.storage.url, recipe.storage.storage_options)
-    backend = "cpu:gloo,cuda:nccl" if recipe.scaling.use_gpu else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if scaling.use_gpu else "gloo"
     return ray.train.torch.TorchTrainer(
         train_worker,
         train_loop_config={"job": job, "events": events},
         torch_config=ray.train.torch.TorchConfig(backend=backend),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=recipe.scaling.num_workers,
-            use_gpu=recipe.scaling.use_gpu,
-            resources_per_worker=recipe.scaling.resources_per_worker,
+            num_workers=scaling.num_workers,
+            use_gpu=scaling.use_gpu,
+            resources_per_worker=scaling.resources_per_worker,
+            elastic_resize_monitor_interval_s=scaling.resize_seconds,
         ),
         run_config=ray.train.RunConfig(
             name=recipe.name,
             storage_path=storage.path,
             storage_filesystem=storage.filesystem,
-            failure_config=ray.train.FailureConfig(max_failures=recipe.scaling.max_failures),
+            failure_config=ray.train.FailureConfig(max_failures=scaling.max_failures),
         ),
-        datasets={"train": job.dataset},
-        dataset_config=ray.train.DataConfig(execution_options=execution_options(budget), enable_shard_locality=False),
+        datasets={"train": ray.data.from_items([0])},  # its place is taken by what PlanConfig makes for the workers
+        dataset_config=PlanConfig(job, execution_options(budget)),
     )
-
-
-def _listen(events: Any, job: Job, console: Console, tracker: Tracker | None, heard: Heard) -> None:
-    for event in ray.get(events.take.remote()):
-        if "records" in event:
-            heard.add(job.recipe, event["records"])
-            console.progress(progress_line(job.recipe, event["records"][-1]))
-            if tracker:
-                tracker.log(event["records"])
-        elif "failure" in event:
-            heard.failures.append(event)
-
-
-def _raise(error: BaseException, heard: Heard) -> None:
-    for failure in sorted(heard.failures, key=lambda failure: not failure["user_error"]):
-        if failure["user_error"]:
-            raise ValueError(failure["failure"]) from None
-        raise TrainingError(failure["failure"]) from error
-    raise TrainingError(str(error)) from error
 
 
 def _ask_to_stop(events: Any, console: Console) -> None:

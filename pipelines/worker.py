@@ -1,78 +1,67 @@
-"""What each training worker does: restore, wrap, read its share of the stream, run the loop."""
+"""What each training worker of Ray Train does: restore, wrap, read its share of the stream, run the loop."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+import time
 from typing import Any
 
 import ray
 import ray.data
 import ray.train
+import ray.train.collective
 import ray.train.torch
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
-from clippy.model import CLIPpy
-from clippy.tokens import CaptionTokenizer
 from pipelines.budget import decode_cores
+from pipelines.checkpoints import CheckpointError, clear_remains
 from pipelines.columns import DataError
 from pipelines.events import StopFlag
+from pipelines.health import HealthError
+from pipelines.job import Job
 from pipelines.loop import train_loop
-from pipelines.optim import build_optimizer
-from pipelines.recipe import Recipe
-from pipelines.run_folder import MetricsFile, RunFolder
-from pipelines.samples import Decoding, Source
-from pipelines.state import (
-    CheckpointError,
-    TrainState,
-    checkpoint_name,
-    committed_steps,
-    load_checkpoint,
-    save_checkpoint,
-)
-from pipelines.storage import locate
+from pipelines.parallel import data_parallel
+from pipelines.saving import Share
+from pipelines.session import RunReporter, restore
+from pipelines.state import TrainState
 from pipelines.stream import build_dataset, iterate_batches
+from pipelines.timing import StepTimer
+
+_NOTICE_SECONDS = 5.0
+"""How often workers ask whether a machine is to be taken; as often as Ray Train looks."""
 
 
-@dataclass(frozen=True, eq=False)
-class Job:
-    """All that the workers and the dataset need; travels to them as it is."""
+class PlanConfig(ray.train.DataConfig):
+    """Gives Ray Train the rest of the run's stream, laid out for the workers that there are this time."""
 
-    recipe: Recipe
-    source: Source
-    decoding: Decoding
+    def __init__(self, job: Job, execution_options: ray.data.ExecutionOptions) -> None:
+        super().__init__(execution_options=execution_options, enable_shard_locality=False)
+        self._job = job
 
-    @property
-    def folder(self) -> RunFolder:
-        """The run's folder."""
-        return RunFolder(locate(self.recipe.run_url, self.recipe.storage.storage_options))
-
-    @property
-    def units_per_batch(self) -> int:
-        """Units of one global batch."""
-        return self.recipe.optim.global_batch_size // self.source.unit_rows
-
-    def resume_step(self) -> int:
-        """Step of the newest whole checkpoint, 0 without one. Stream and workers both start here."""
-        return (committed_steps(self.folder.checkpoints) or [0])[-1]
-
-    def dataset(self) -> ray.data.Dataset:
-        """The rest of the run's stream. Ray Train calls this at each start of the worker group."""
+    def configure(
+        self, datasets: dict[str, Any], world_size: int, worker_handles: Any, worker_node_ids: Any, **more: Any
+    ) -> list[dict[str, Any]]:
+        """The iterators of all workers; the dataset that the trainer names only holds the place of ours."""
         ray.data.DataContext.get_current().enable_progress_bars = False
-        first, stop = self.resume_step() * self.units_per_batch, self.recipe.train.steps * self.units_per_batch
-        return build_dataset(self.source, self.decoding, first, stop, decode_cores(self.recipe.scaling))
+        job = self._job
+        first, stop, cores = job.resume_step(), job.recipe.train.steps, decode_cores(job.recipe.scaling, world_size)
+        stream = build_dataset(job.source, job.decoding, job.layout(world_size), first, stop, cores)
+        return super().configure(dict.fromkeys(datasets, stream), world_size, worker_handles, worker_node_ids, **more)
 
 
 def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     """The function that every worker of the ``TorchTrainer`` runs; returns where the run ended."""
     job, events = config["job"], config["events"]
+    if ray.get(events.is_over.remote()):  # started again after a mistake that would only come again
+        return {}
     try:
         return _train(job, events)
     except Exception as error:
         mistake = _user_mistake(error)
         sentence = mistake or f"{type(error).__name__}: {error}"
-        ray.get(events.put.remote({"failure": sentence, "user_error": mistake is not None}))
+        final = mistake is not None or isinstance(error, HealthError)
+        failure = {"failure": sentence, "user_error": mistake is not None, "final": final}
+        ray.get(events.put.remote(failure))
         raise
 
 
@@ -81,22 +70,20 @@ def _train(job: Job, events: Any) -> dict[str, Any]:
     rank, world_size = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(max(1, int(recipe.scaling.resources_per_worker.get("CPU", 1))))
     device = ray.train.torch.get_device()
-    state = _restore(job, device)
+    step, attempt = _agree_on_start(job, rank)
+    state = restore(job, device, step)
     if recipe.train.activation_checkpointing:
         state.model.checkpoint_activations()
-    forward: torch.nn.Module = state.model
-    if world_size > 1:
-        forward = DistributedDataParallel(state.model, device_ids=[device] if device.type == "cuda" else None)
-    shard = ray.train.get_dataset_shard("train")
+    timer = StepTimer(device)
+    forward = data_parallel(state.model, device, world_size, timer)
     batches = iterate_batches(
-        shard,
+        ray.train.get_dataset_shard("train"),
+        job.layout(world_size),
         rank=rank,
-        world_size=world_size,
-        first_unit=state.step * job.units_per_batch,
-        units_per_batch=job.units_per_batch,
+        first_batch=state.step,
         prefetch_batches=recipe.data.prefetch_batches,
     )
-    reporter = _RankZeroReporter(job, events, state.step) if rank == 0 else _SilentReporter(job)
+    reporter = RayReporter(job, Share(rank, world_size, str(attempt)), state.step, attempt, events)
     finished = train_loop(
         state,
         forward,
@@ -107,65 +94,64 @@ def _train(job: Job, events: Any) -> dict[str, Any]:
         rows_per_epoch=job.source.plan.rows_per_epoch,
         rank=rank,
         world_size=world_size,
+        timer=timer,
     )
     return {"finished": finished, "step": state.step, "rows": state.rows.tolist()}
 
 
-def _restore(job: Job, device: torch.device) -> TrainState:
-    """The state of the newest checkpoint, or the seeded start that is the same on every worker."""
-    recipe = job.recipe
-    tokenizer = CaptionTokenizer.from_json(job.decoding.tokenizer_json, job.decoding.max_tokens)
-    torch.manual_seed(recipe.seed)
-    model = CLIPpy(recipe.model, tokenizer).to(device)
-    state = TrainState(model, build_optimizer(model, recipe.optim))
-    step = job.resume_step()
-    if step:
-        load_checkpoint(job.folder.checkpoints / checkpoint_name(step), state, job.source.digest)
-    return state
+def _agree_on_start(job: Job, rank: int) -> tuple[int, int]:
+    """The checkpoint to go on from and the number of this attempt, as the first worker finds them."""
+    found = None
+    if rank == 0:
+        clear_remains(job.folder.checkpoints)
+        found = (job.resume_step(), job.folder.next_attempt())
+    return ray.train.collective.broadcast_from_rank_zero(found)
 
 
-class _SilentReporter:
-    """Ranks above 0: part of every report, but with nothing to say."""
+class RayReporter(RunReporter):
+    """A run's reporter that speaks to the driver and to Ray Train."""
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
-
-    def log(self, records: list[dict[str, Any]]) -> None: ...
-
-    def save(self, state: TrainState) -> None:
-        """Ray Train wants each worker's report."""
-        ray.train.report({"step": state.step})
-
-    def stop_requested(self) -> bool:
-        return False
-
-
-class _RankZeroReporter(_SilentReporter):
-    """Rank 0: writes metrics and checkpoints, and tells the driver."""
-
-    def __init__(self, job: Job, events: Any, step: int) -> None:
-        super().__init__(job)
+    def __init__(self, job: Job, share: Share, step: int, attempt: int, events: Any) -> None:
+        super().__init__(job, share, step, attempt, tell=lambda event: events.put.remote(event))
         self._events = events
-        self._metrics = MetricsFile(job.folder, step)
-        self._stop = StopFlag(events)
+        self._stop = StopFlag(events) if share.rank == 0 else None
         self._last: dict[str, Any] = {}
+        self._asked, self._noticed = time.monotonic(), frozenset[str]()
+        self._tell({"started": share.world_size, "step": step, "at": time.time()})
 
     def log(self, records: list[dict[str, Any]]) -> None:
-        self._metrics.append(records)
-        self._events.put.remote({"records": records})
+        """Records also stay for Ray Train's report."""
+        super().log(records)
         self._last = records[-1]
 
-    def save(self, state: TrainState) -> None:
-        job = self._job
-        saved = save_checkpoint(job.folder.checkpoints, state, job.recipe, job.source.digest)
-        self._metrics.flush()
-        ray.get(self._events.put.remote({"saved": saved.url}))  # waits, so that nothing said before can be lost
-        # Ray Train is told of the step, not of the checkpoint: its own list of checkpoints must agree with the
-        # folder to the file when a run is started again, and a kill between the two would end that. Ours needs no list.
+    def save(self, state: TrainState, *, wait: bool) -> None:
+        """Ray Train is told of the step, not of the checkpoint: its own list of checkpoints must agree with the folder
+        to the file when a run is started again, and a kill between the two would end that. Ours needs no list."""
+        super().save(state, wait=wait)
+        if self._first:
+            ray.get(self._events.ping.remote())  # so that nothing said before can be lost
         ray.train.report({"step": state.step, "loss": self._last.get("loss")})
 
     def stop_requested(self) -> bool:
-        return self._stop.is_set()
+        """Whether the driver passed on a wish to stop."""
+        return self._stop is not None and self._stop.is_set()
+
+    def notice_is_due(self) -> bool:
+        """Every few seconds on the first worker."""
+        if not self._first or time.monotonic() - self._asked < _NOTICE_SECONDS:
+            return False
+        self._asked = time.monotonic()
+        return True
+
+    def preemption_noticed(self) -> bool:
+        """Whether Ray says of a node that it was not known of that it will be taken."""
+        info = ray.train.get_preemption_info()
+        nodes = frozenset(info.preempted_node_to_ranks) if info else frozenset()
+        news = nodes - self._noticed
+        self._noticed |= nodes
+        if news and info:
+            self._tell({"preemption": sorted(news), "ranks": info.preempted_ranks, "deadline_ms": info.deadline_ms})
+        return bool(news)
 
 
 def _user_mistake(error: BaseException) -> str | None:

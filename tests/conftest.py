@@ -27,7 +27,7 @@ TINY = (
     "optim.warmup_steps=2",
     "train.steps=12",
     "train.log_every=1",
-    "train.checkpoint_every=5",
+    "checkpoint.every=5",
 )
 
 

@@ -10,9 +10,9 @@ from clippy.architecture import TextConfig
 from clippy.tokens import build_tokenizer
 from pipelines.budget import plan_budget
 from pipelines.console import Console
+from pipelines.job import Job
 from pipelines.prepare import find_datasets, make_job, make_source
 from pipelines.recipe import load_recipe
-from pipelines.worker import Job
 
 GIB = 2**30
 

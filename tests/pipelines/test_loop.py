@@ -12,59 +12,52 @@ import pytest
 import torch
 
 from clippy.model import CLIPpy
-from clippy.tokens import CaptionTokenizer
+from pipelines.checkpoints import CheckpointError, checkpoint_name, committed_steps
 from pipelines.columns import DataError
 from pipelines.console import Console
+from pipelines.job import Job
 from pipelines.loop import train_loop
 from pipelines.optim import build_optimizer, learning_rate
 from pipelines.prepare import prepare
 from pipelines.recipe import OptimConfig, Recipe, load_recipe
 from pipelines.samples import decode_unit, read_unit
-from pipelines.state import (
-    CheckpointError,
-    TrainState,
-    checkpoint_name,
-    committed_steps,
-    load_checkpoint,
-    save_checkpoint,
-)
-from pipelines.stream import Batch
-from pipelines.worker import Job
+from pipelines.saving import Share
+from pipelines.session import RunReporter, restore
+from pipelines.state import TrainState, load_checkpoint
+from pipelines.stream import Batch, MicroBatch
 
 
-class Recorder:
-    """A reporter that keeps records and writes real checkpoints."""
+class Recorder(RunReporter):
+    """A run's reporter that also keeps records, and asks to stop."""
 
-    def __init__(self, job: Job, stop_at: int | None = None) -> None:
+    def __init__(self, job: Job, stop_at: int | None = None, step: int = 0) -> None:
+        super().__init__(job, Share(), step, attempt=1)
         self.records: list[dict[str, Any]] = []
-        self._job, self._stop_at = job, stop_at
+        self._stop_at = stop_at
 
     def log(self, records: list[dict[str, Any]]) -> None:
+        super().log(records)
         self.records += records
-
-    def save(self, state: TrainState) -> None:
-        save_checkpoint(self._job.folder.checkpoints, state, self._job.recipe, self._job.source.digest)
 
     def stop_requested(self) -> bool:
         return self._stop_at is not None and len(self.records) >= self._stop_at - 1
 
 
 def new_state(job: Job) -> TrainState:
-    torch.manual_seed(job.recipe.seed)
-    tokenizer = CaptionTokenizer.from_json(job.decoding.tokenizer_json, job.decoding.max_tokens)
-    model = CLIPpy(job.recipe.model, tokenizer)
-    return TrainState(model, build_optimizer(model, job.recipe.optim))
+    return restore(job, torch.device("cpu"), 0)
 
 
 def batches(job: Job, step: int, spoil: int = 0, garbage: int = 0) -> Iterator[Batch]:
     """The stream of one worker, read directly; the first ``spoil`` rows of each batch are invalid, full of garbage."""
     while True:
-        units = range(step * job.units_per_batch, (step + 1) * job.units_per_batch)
+        layout = job.layout(1)
+        units = layout.units(step, 0)
         decoded = [decode_unit(read_unit(job.source, unit), job.decoding) for unit in units]
         columns = {name: np.concatenate([unit[name] for unit in decoded]) for name in ("key", "pixels", "ids", "cause")}
         columns["cause"][:spoil] = 3
         columns["pixels"][:spoil] = garbage
-        yield Batch(list(units), list(columns["key"]), columns["pixels"], columns["ids"], columns["cause"])
+        cut = [np.split(columns[name], layout.micro_batches) for name in ("pixels", "ids", "cause")]
+        yield Batch(units, list(columns["key"]), [MicroBatch(*arrays) for arrays in zip(*cut, strict=True)])
         step += 1
 
 

@@ -15,11 +15,12 @@ import ray.data
 
 from pipelines.budget import cluster_budget, execution_options, watch_store
 from pipelines.console import Console
+from pipelines.job import Job
+from pipelines.layout import FILLER, Layout
 from pipelines.prepare import prepare
 from pipelines.recipe import load_recipe
 from pipelines.storage import locate
 from pipelines.stream import Batch, Memory, build_dataset, iterate_batches
-from pipelines.worker import Job
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -30,25 +31,22 @@ def make_job(overrides: list[str], *more: str) -> Job:
 
 def stream(job: Job, workers: int, first_step: int, steps: int) -> list[list[Batch]]:
     """Batches by worker, read as Ray Train's workers read them: at once, from a split of one dataset."""
-    units = job.units_per_batch
-    dataset = build_dataset(job.source, job.decoding, first_step * units, (first_step + steps) * units, cores=2)
+    layout = job.layout(workers)
+    dataset = build_dataset(job.source, job.decoding, layout, first_step, first_step + steps, cores=2)
     dataset.context.execution_options = ray.data.ExecutionOptions(preserve_order=True)
 
     @ray.remote(num_cpus=0)
     def consume(shard: Any, rank: int) -> list[Batch]:
-        return list(
-            iterate_batches(
-                shard,
-                rank=rank,
-                world_size=workers,
-                first_unit=first_step * units,
-                units_per_batch=units,
-                prefetch_batches=2,
-            )
-        )
+        return list(iterate_batches(shard, layout, rank=rank, first_batch=first_step, prefetch_batches=2))
 
     shards = dataset.streaming_split(workers, equal=True)
     return ray.get([consume.remote(shard, rank) for rank, shard in enumerate(shards)])
+
+
+def assert_equal(ours: Batch, theirs: Batch) -> None:
+    for a, b in zip(ours.micro_batches, theirs.micro_batches, strict=True):
+        assert np.array_equal(a.pixels, b.pixels)
+        assert np.array_equal(a.ids, b.ids)
 
 
 def keys_by_step(batches: list[list[Batch]]) -> list[list[str]]:
@@ -70,14 +68,25 @@ def test_global_batches_are_the_same_for_1_2_and_4_workers_and_an_epoch_has_each
     assert order[:rows] != order[rows : 2 * rows]
 
 
+def test_three_workers_share_a_batch_of_four_micro_batches(overrides: list[str]) -> None:
+    elastic = make_job(overrides, "scaling.num_workers=[1, 3]", "train.micro_batch_size=8")
+    batches = stream(elastic, 3, 0, 3)
+    one_worker = stream(make_job(overrides, "scaling.num_workers=1", "name=one"), 1, 0, 3)
+    assert keys_by_step(batches) == keys_by_step(one_worker)
+    assert {len(batch.micro_batches) for worker in batches for batch in worker} == {2}
+    for step in zip(*batches, strict=True):
+        assert [len(batch.keys) for batch in step] == [16, 16, 0]
+        assert [int(batch.count_causes().sum()) for batch in step] == [16, 16, 0]
+        assert all((m.causes == FILLER).all() for m in step[2].micro_batches)
+
+
 def test_a_stream_opened_late_is_the_rest_of_the_stream(overrides: list[str]) -> None:
     job = make_job(overrides)
     whole, late = stream(job, 2, 0, 8), stream(job, 2, 5, 3)
     for rank in (0, 1):
         for expected, batch in zip(whole[rank][5:], late[rank], strict=True):
             assert batch.keys == expected.keys
-            assert np.array_equal(batch.pixels, expected.pixels)
-            assert np.array_equal(batch.ids, expected.ids)
+            assert_equal(batch, expected)
 
 
 def test_a_lost_order_is_an_error() -> None:
@@ -86,9 +95,9 @@ def test_a_lost_order_is_an_error() -> None:
 
     class Shard:
         def iter_batches(self, **_: object) -> list[dict[str, np.ndarray]]:
-            return [block(1), block(5)]  # worker 1 of 2 expects 1, 3, 5
+            return [block(2), block(5)]  # worker 1 of 2 expects 2, 3
 
-    batches = iterate_batches(Shard(), rank=1, world_size=2, first_unit=0, units_per_batch=4, prefetch_batches=1)
+    batches = iterate_batches(Shard(), Layout(4, 2, 2), rank=1, first_batch=0, prefetch_batches=1)
     with pytest.raises(RuntimeError, match=r"handed unit \[5\] of the plan instead of \[3\]"):
         list(batches)
 
@@ -116,15 +125,14 @@ def test_slow_workers_fill_the_object_store_to_its_budget_and_no_further(overrid
     job = make_job(overrides, *big)
     needed = cluster_budget(job.recipe, job.source, job.decoding).needed_bytes
     job = make_job(overrides, *big, f"data.object_store_gib={needed / 2**30 + 1e-6}", "name=tight")
-    budget, workers, units = cluster_budget(job.recipe, job.source, job.decoding), 2, job.units_per_batch
-    dataset = build_dataset(job.source, job.decoding, 0, 20 * units, budget.decode_cores)
+    budget, workers = cluster_budget(job.recipe, job.source, job.decoding), 2
+    layout = job.layout(workers)
+    dataset = build_dataset(job.source, job.decoding, layout, 0, 20, budget.decode_cores)
     dataset.context.execution_options = execution_options(budget)
 
     @ray.remote(num_cpus=0)
     def consume(shard: Any, rank: int) -> int:
-        batches = iterate_batches(
-            shard, rank=rank, world_size=workers, first_unit=0, units_per_batch=units, prefetch_batches=1
-        )
+        batches = iterate_batches(shard, layout, rank=rank, first_batch=0, prefetch_batches=1)
         rows = 0
         for batch in batches:
             rows += len(batch.keys)
@@ -140,11 +148,11 @@ def test_slow_workers_fill_the_object_store_to_its_budget_and_no_further(overrid
 
 def test_a_killed_decoder_loses_no_unit_and_no_order(overrides: list[str]) -> None:
     job = make_job(overrides, "model.image.image_size=224")
-    units = job.units_per_batch
-    dataset = build_dataset(job.source, job.decoding, 0, 25 * units, cores=2)
+    layout = job.layout(1)
+    dataset = build_dataset(job.source, job.decoding, layout, 0, 25, cores=2)
     dataset.context.execution_options = ray.data.ExecutionOptions(preserve_order=True)
     (shard,) = dataset.streaming_split(1, equal=True)
-    batches = iterate_batches(shard, rank=0, world_size=1, first_unit=0, units_per_batch=units, prefetch_batches=1)
+    batches = iterate_batches(shard, layout, rank=0, first_batch=0, prefetch_batches=1)
     keys = next(batches).keys
     os.kill(min(decoder_pids()), signal.SIGKILL)
     for batch in batches:
@@ -181,5 +189,4 @@ def test_s3_gives_the_same_batches_as_a_disk(overrides: list[str], shapes: Path,
     for ours, theirs in zip(stream(local, 2, 0, 7), stream(remote, 2, 0, 7), strict=True):
         for a, b in zip(ours, theirs, strict=True):
             assert a.keys == b.keys
-            assert np.array_equal(a.pixels, b.pixels)
-            assert np.array_equal(a.ids, b.ids)
+            assert_equal(a, b)

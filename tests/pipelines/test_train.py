@@ -59,7 +59,7 @@ def test_a_run_leaves_recipe_metrics_checkpoints_and_summary(finished: tuple[Pat
     assert summary["invalid_rows"] == summary["excluded_rows"] == {}
     assert summary["object_store_peak_bytes"] <= summary["object_store_limit_bytes"]
     assert summary["bytes_per_second"] > 0
-    assert summary["input_verdict"]
+    assert summary["verdict"]
 
 
 def test_mlflow_has_one_run_with_parameters_metrics_dataset_and_files(finished: tuple[Path, list[str]]) -> None:
@@ -200,7 +200,7 @@ def test_killed_and_started_again_equals_never_killed(finished: tuple[Path, list
 
 def test_ctrl_c_saves_and_says_how_to_go_on(overrides: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "shapes"
-    process = start([*overrides, "train.steps=2000", "train.checkpoint_every=2000", "tracking.enabled=false"])
+    process = start([*overrides, "train.steps=2000", "checkpoint.every=2000", "tracking.enabled=false"])
     wait_for_step(folder, 3, process)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     output = process.communicate(timeout=120)[0]

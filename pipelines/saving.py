@@ -1,0 +1,160 @@
+"""Checkpoints written beside training: a thread writes, uploads and commits while the next steps run."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines import checkpoints
+from pipelines.checkpoints import CheckpointError, checkpoint_name, checksum
+from pipelines.recipe import CheckpointConfig
+from pipelines.state import Snapshot, write_snapshot
+from pipelines.storage import Location, locate
+
+MOST_WAITING = 2
+"""Snapshots in memory at most, the one that is being written among them."""
+_TRIES, _FIRST_PAUSE = 4, 1.0
+_PATIENCE = 600.0
+"""Seconds that the first worker waits for the parts of the others."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of each checkpoint a worker writes."""
+
+    rank: int = 0
+    world_size: int = 1
+    start: str = "0"
+    """Of all workers since they were started together: parts of an earlier start are not taken for their own."""
+
+
+class CheckpointWriter:
+    """Writes snapshots in order, each tried several times; never makes training wait unless it is asked to.
+
+    Locally all files of a checkpoint are gathered in one folder and that is renamed; on an object store each worker
+    uploads its own, and the first worker commits once everybody's are there.
+    """
+
+    def __init__(
+        self,
+        folder: Location,
+        config: CheckpointConfig,
+        share: Share,
+        *,
+        before_commit: Callable[[], None] = lambda: None,
+        on_saved: Callable[[str], None] = lambda url: None,
+        on_failed: Callable[[int, str], None] = lambda step, reason: None,
+        keep: Callable[[], Collection[int]] = lambda: (),
+    ) -> None:
+        """All are called in the thread: ``before_commit`` is done before a checkpoint counts, ``on_saved`` hears its
+        URL, ``on_failed`` step and reason, and steps of ``keep`` are never removed."""
+        self._folder, self._config, self._share = folder, config, share
+        self._before_commit = before_commit
+        self._on_saved, self._on_failed, self._keep = on_saved, on_failed, keep
+        self._failed_in_row, self._last_error = 0, ""
+        self._snapshots: queue.Queue[Snapshot] = queue.Queue()
+        threading.Thread(target=self._work, daemon=True, name="checkpoints").start()
+
+    def is_full(self) -> bool:
+        """Whether as many snapshots wait as memory is meant for."""
+        return self._snapshots.unfinished_tasks >= MOST_WAITING
+
+    def submit(self, snapshot: Snapshot) -> None:
+        """Have it written. Raises CheckpointError when too many in a row before it could not be."""
+        self._check()
+        self._snapshots.put(snapshot)
+
+    def wait(self) -> None:
+        """Until all is written. Raises CheckpointError when the last one could not be."""
+        self.settle()
+        if self._failed_in_row:
+            raise CheckpointError(self._complaint())
+
+    def settle(self) -> None:
+        """Until nothing is being written any more, well or not."""
+        self._snapshots.join()
+
+    def _check(self) -> None:
+        if self._failed_in_row > self._config.max_failures:
+            raise CheckpointError(self._complaint())
+
+    def _complaint(self) -> str:
+        return (
+            f"{self._folder.url}: no checkpoint could be written, {self._failed_in_row} in a row failed "
+            f"({self._last_error}); the last good one is kept, so mend the storage and run the same command again"
+        )
+
+    def _work(self) -> None:
+        while True:
+            snapshot = self._snapshots.get()
+            try:
+                self._write(snapshot)
+                self._failed_in_row = 0
+            except Exception as error:  # a full disk, a storage that is away, a part that never came
+                self._failed_in_row += 1
+                self._last_error = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+                self._on_failed(snapshot.step, self._last_error)
+            finally:
+                self._snapshots.task_done()
+
+    def _write(self, snapshot: Snapshot) -> None:
+        name = checkpoint_name(snapshot.step)
+        destination = self._folder / name
+        with checkpoints.staging(self._folder, f"{name}-{self._share.start}") as folder:
+            files = {path.name: checksum(path) for path in _patiently(lambda: write_snapshot(snapshot, folder))}
+            parts = folder if self._folder.is_local else None
+            if self._share.rank:
+                _patiently(lambda: self._hand_in(folder, files, destination))
+                return
+            files |= self._others(destination, parts)
+            state = {**snapshot.position, "files": dict(sorted(files.items()))}
+            _patiently(self._before_commit)
+            _patiently(lambda: checkpoints.commit(folder, destination, state))
+        _patiently(lambda: checkpoints.prune(self._folder, self._config, {snapshot.step, *self._keep()}))
+        self._on_saved(destination.url)
+
+    def _hand_in(self, folder: Path, files: dict[str, str], destination: Location) -> None:
+        """A further worker's files, and a note that they are whole."""
+        if not self._folder.is_local:
+            checkpoints.upload(folder, destination)
+            (destination / self._note(self._share.rank)).write_text(json.dumps(files))
+            return
+        unfinished = folder / f"{self._note(self._share.rank)}.part"
+        unfinished.write_text(json.dumps(files))
+        unfinished.rename(folder / self._note(self._share.rank))
+
+    def _others(self, destination: Location, parts: Path | None) -> dict[str, str]:
+        """Checksums of the other workers' files, once they are all there; their notes are taken away."""
+        files: dict[str, str] = {}
+        deadline = time.monotonic() + _PATIENCE
+        for rank in range(1, self._share.world_size if self._config.sharded else 1):
+            note = self._note(rank)
+            place = locate(str(parts / note)) if parts else destination / note
+            while not place.exists():
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"worker {rank} did not write its part within {_PATIENCE:.0f} s")
+                time.sleep(0.05 if parts else 0.5)
+            files |= json.loads(place.read_text())
+            place.filesystem.delete_file(place.path)
+        return files
+
+    def _note(self, rank: int) -> str:
+        return f"part-{rank:05d}.{self._share.start}.json"
+
+
+def _patiently(action: Callable[[], Any]) -> Any:
+    """Try again, after longer and longer pauses, what storage refuses."""
+    for attempt in range(_TRIES):
+        try:
+            return action()
+        except OSError:
+            if attempt == _TRIES - 1:
+                raise
+            time.sleep(_FIRST_PAUSE * 2**attempt)
+    return None

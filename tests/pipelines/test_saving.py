@@ -1,0 +1,184 @@
+"""Checkpoints written beside training: whole or not at all, kept by policy, through storage that fails and is slow."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from pipelines import saving
+from pipelines.checkpoints import CheckpointError, checkpoint_name, clear_remains, committed_steps
+from pipelines.console import Console
+from pipelines.job import Job
+from pipelines.prepare import prepare
+from pipelines.recipe import CheckpointConfig, load_recipe
+from pipelines.saving import CheckpointWriter, Share
+from pipelines.session import restore
+from pipelines.state import TrainState, load_checkpoint, take_snapshot
+from pipelines.storage import Location, locate
+from tests.pipelines.test_loop import Recorder, new_state, train
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def job(overrides: list[str]) -> Job:
+    return prepare(load_recipe("shapes", [*overrides, "scaling.num_workers=1"]), Console())
+
+
+@pytest.fixture
+def trained(job: Job) -> TrainState:
+    """A state whose optimizer has something to remember."""
+    state = new_state(job)
+    train(job, state, Recorder(job))
+    return state
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tries again at once."""
+    monkeypatch.setattr(saving, "_FIRST_PAUSE", 0.01)
+
+
+def put(writer: CheckpointWriter, state: TrainState, job: Job, *steps: int, shard: int = 0, shards: int = 1) -> None:
+    for step in steps:
+        state.step = step
+        writer.submit(take_snapshot(state, job.recipe, job.source.digest, shard=shard, shards=shards))
+
+
+def assert_same(state: TrainState, restored: TrainState) -> None:
+    for name, tensor in state.model.state_dict().items():
+        assert torch.equal(tensor, restored.model.state_dict()[name]), name
+    ours, theirs = state.optimizer.state_dict()["state"], restored.optimizer.state_dict()["state"]
+    assert ours.keys() == theirs.keys()
+    for i, values in ours.items():
+        assert all(torch.equal(value, theirs[i][key]) for key, value in values.items())
+
+
+def test_what_is_kept_follows_the_policy(job: Job, trained: TrainState, tmp_path: Path) -> None:
+    folder = locate(str(tmp_path / "kept"))
+    config = CheckpointConfig(keep_last=2, keep_every=20)
+    writer = CheckpointWriter(folder, config, Share(), keep=lambda: {15})
+    for step in range(5, 51, 5):
+        put(writer, trained, job, step)
+        writer.wait()
+    assert committed_steps(folder) == [15, 20, 40, 45, 50]
+
+
+def test_a_snapshot_does_not_follow_the_training(job: Job, trained: TrainState) -> None:
+    snapshot = take_snapshot(trained, job.recipe, job.source.digest)
+    before = {name: tensor.clone() for name, tensor in snapshot.tensors["model.safetensors"].items()}
+    with torch.no_grad():
+        for parameter in trained.model.parameters():
+            parameter.add_(1)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in snapshot.tensors["model.safetensors"].items())
+
+
+@pytest.mark.usefixtures("hasty")
+def test_storage_that_fails_is_tried_again_and_forgiven(job: Job, trained: TrainState, tmp_path: Path) -> None:
+    place = tmp_path / "fragile"
+    place.write_text("a file where the folder should be")
+    failed: list[int] = []
+    config = CheckpointConfig(max_failures=1)
+    writer = CheckpointWriter(locate(str(place)), config, Share(), on_failed=lambda step, _: failed.append(step))
+    put(writer, trained, job, 5)
+    writer.settle()
+    place.unlink()
+    put(writer, trained, job, 6)
+    writer.wait()
+    assert (failed, committed_steps(locate(str(place)))) == ([5], [6])
+
+
+@pytest.mark.usefixtures("hasty")
+def test_storage_that_keeps_failing_stops_the_run(job: Job, trained: TrainState, tmp_path: Path) -> None:
+    place = tmp_path / "broken"
+    place.write_text("a file where the folder should be")
+    writer = CheckpointWriter(locate(str(place)), CheckpointConfig(max_failures=1), Share())
+    for step in (5, 6):
+        put(writer, trained, job, step)
+        writer.settle()
+    with pytest.raises(CheckpointError, match=r"broken: no checkpoint could be written, 2 in a row failed \(\w+Error"):
+        put(writer, trained, job, 7)
+    with pytest.raises(CheckpointError):
+        writer.wait()
+
+
+def shard_writers(folder: Location, workers: int, start: str = "1") -> list[CheckpointWriter]:
+    config = CheckpointConfig(sharded=True)
+    return [CheckpointWriter(folder, config, Share(rank, workers, start)) for rank in range(workers)]
+
+
+@pytest.mark.parametrize("place", ["disk", "s3"])
+def test_workers_write_their_parts_and_the_first_commits(
+    place: str, job: Job, trained: TrainState, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if place == "s3":
+        request.getfixturevalue("s3")
+    folder = locate(str(tmp_path / "parts") if place == "disk" else "s3://bucket/parts")
+    writers = shard_writers(folder, 3)
+    put(writers[0], trained, job, 8, shard=0, shards=3)  # first, and so must wait
+    time.sleep(0.3)
+    assert committed_steps(folder) == []
+    for rank in (1, 2):
+        put(writers[rank], trained, job, 8, shard=rank, shards=3)
+    for writer in writers:
+        writer.wait()
+    names = {info.base_name for info in (folder / checkpoint_name(8)).list()}
+    assert {f"optimizer-0000{rank}-of-00003.safetensors" for rank in range(3)} < names
+    assert not any("part" in name for name in names)
+    restored = new_state(job)
+    load_checkpoint(folder / checkpoint_name(8), restored, job.source.digest)
+    assert_same(trained, restored)
+
+
+def test_parts_of_a_killed_start_are_not_taken_for_new_ones(job: Job, trained: TrainState, tmp_path: Path) -> None:
+    folder = locate(str(tmp_path / "parts"))
+    killed = shard_writers(folder, 2, "1")
+    put(killed[1], trained, job, 8, shard=1, shards=2)  # the first worker dies before it writes
+    killed[1].wait()
+    clear_remains(folder)
+    writers = shard_writers(folder, 2, "2")
+    put(writers[0], trained, job, 8, shard=0, shards=2)
+    time.sleep(0.3)
+    assert committed_steps(folder) == []
+    put(writers[1], trained, job, 8, shard=1, shards=2)
+    writers[0].wait()
+    assert committed_steps(folder) == [8]
+
+
+def test_training_goes_on_while_a_checkpoint_is_slowly_written(
+    overrides: list[str], storage_proxy: ModuleType, s3: str
+) -> None:
+    """Each request to storage takes 0.3 s, a checkpoint some twenty of them: the steps do not feel it."""
+    with storage_proxy.start_proxy(s3, delay_ms=300) as endpoint:
+        options = f'storage.storage_options={{"endpoint_url": "{endpoint}"}}'
+        mine = ["name=slow", "storage.url=s3://bucket/slow", options, "tracking.enabled=false"]
+        more = ["train.steps=120", "checkpoint.every=40", "scaling.num_workers=1"]
+        job = prepare(load_recipe("shapes", [*overrides, *mine, *more]), Console())
+        recorder, state = StepClock(job), new_state(job)
+        assert train(job, state, recorder)
+        restored = restore(job, CPU, 120)
+    assert_same(state, restored)
+    first_saved = recorder.saved_at[0]
+    assert first_saved > 45  # several steps after the checkpoint was due, at step 40
+    seconds = {step: recorder.times[step + 1] - recorder.times[step] for step in range(10, first_saved)}
+    during, before = ([seconds[step] for step in steps] for steps in (range(41, first_saved), range(10, 40)))
+    assert statistics.median(during) < 1.5 * statistics.median(before)
+    assert max(during) < 1.5
+
+
+class StepClock(Recorder):
+    """Notes when each step began, and at which step each checkpoint was whole."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        self.times: dict[int, float] = {}
+        self.saved_at: list[int] = []
+        self._tell = lambda event: self.saved_at.append(max(self.times)) if "saved" in event else None
+
+    def took(self, step: int, keys: list[str]) -> None:
+        self.times[step] = time.perf_counter()
