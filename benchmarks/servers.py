@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Self
 
 BUCKET = "bucket"
 
@@ -97,16 +98,80 @@ def _moto(folder: Path) -> Iterator[str]:
             allow_bucket_creation=True,
         )
         bucket.create_dir(BUCKET)
-        pafs.copy_files(str(folder), BUCKET, pafs.LocalFileSystem(), bucket)
+        if any(folder.iterdir()):
+            pafs.copy_files(str(folder), BUCKET, pafs.LocalFileSystem(), bucket)
         yield f"http://127.0.0.1:{port}"
 
 
 @contextmanager
-def _process(command: list[str], port: int, stderr: object = None) -> Iterator[None]:
-    """Run a server while the context lasts, from when it answers on its port."""
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr) as process:  # type: ignore[call-overload]
+def serve_bucket() -> Iterator[str]:
+    """The endpoint of an empty bucket that can be written to, with any credentials."""
+    with tempfile.TemporaryDirectory() as nothing, _moto(Path(nothing)) as endpoint:
+        yield endpoint
+
+
+class Server:
+    """A server on a port of its own that can be stopped and started again there."""
+
+    def __init__(self, *command: str) -> None:
+        """``command`` starts it; the port is appended."""
+        self.port = _free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._command = [sys.executable, *command, "--port", str(self.port)]
+        self._running = ExitStack()
+
+    def start(self, *more: str) -> None:
+        """Start it, and wait until it answers."""
+        self._running.enter_context(_process([*self._command, *more], self.port, stderr=subprocess.DEVNULL, group=True))
+
+    def stop(self) -> None:
+        """Kill it, and what it started."""
+        self._running.close()
+
+    def restart(self, *more: str) -> None:
+        """Go on with other options."""
+        self.stop()
+        self.start(*more)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.stop()
+
+
+class Proxy(Server):
+    """``storage_proxy.py`` in front of a server."""
+
+    def __init__(self, upstream: str) -> None:
+        super().__init__(str(Path(__file__).parent / "storage_proxy.py"), "--upstream", upstream)
+
+
+class MlflowServer(Server):
+    """An MLflow server whose store lies in ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        store = ["--backend-store-uri", f"sqlite:///{folder}/mlflow-server.db"]
+        store += ["--artifacts-destination", f"{folder}/artifacts"]
+        super().__init__("-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1", *store)
+
+    def steps(self, run_id: str) -> list[int]:
+        """The steps of a run's losses."""
+        from mlflow import MlflowClient
+
+        history = MlflowClient(tracking_uri=self.url).get_metric_history(run_id, "train/loss")
+        return [metric.step for metric in history]
+
+
+@contextmanager
+def _process(command: list[str], port: int, stderr: object = None, group: bool = False) -> Iterator[None]:
+    """Run a server while the context lasts, from when it answers on its port; at last kill it, or all its group."""
+    with subprocess.Popen(  # type: ignore[call-overload]
+        command, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=group
+    ) as process:
         try:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 60
             while True:
                 try:
                     socket.create_connection(("127.0.0.1", port), timeout=1).close()
@@ -117,7 +182,10 @@ def _process(command: list[str], port: int, stderr: object = None) -> Iterator[N
                     time.sleep(0.05)
             yield
         finally:
-            process.terminate()
+            if group:
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                process.terminate()
 
 
 def _free_port() -> int:

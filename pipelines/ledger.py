@@ -7,7 +7,7 @@ lines of all steps after it, as its weights take back what was learned from them
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import defaultdict, deque
 
 from pipelines.run_folder import RunFolder
 
@@ -15,23 +15,25 @@ LEDGER = "ledger"
 
 
 class LedgerFile:
-    """One worker's lines of one attempt, a file for each checkpoint."""
+    """One worker's lines of one attempt, a file for each checkpoint; one thread may add while another flushes."""
 
     def __init__(self, folder: RunFolder, attempt: int, start: int, rank: int) -> None:
         self._folder = folder.location / LEDGER
         self._prefix = f"{attempt:04d}-{start:08d}-{rank:05d}"
-        self._lines: list[str] = []
+        self._entries: deque[tuple[int, str]] = deque()
 
     def add(self, step: int, keys: list[str]) -> None:
         """This worker's keys of one step."""
-        self._lines.append(json.dumps({"step": step, "keys": keys}) + "\n")
+        self._entries.append((step, json.dumps({"step": step, "keys": keys}) + "\n"))
 
     def flush(self) -> None:
-        """Write the lines since the last call."""
-        if self._lines:
-            first = json.loads(self._lines[0])["step"]
-            (self._folder / f"{self._prefix}-{first:08d}.jsonl").write_text("".join(self._lines))
-            self._lines = []
+        """Write the lines since the last call; those that could not be written stay for the next one."""
+        entries = list(self._entries)
+        if entries:
+            name = f"{self._prefix}-{entries[0][0]:08d}.jsonl"
+            (self._folder / name).write_text("".join(line for _, line in entries))
+        for _ in entries:
+            self._entries.popleft()
 
 
 def read_ledger(folder: RunFolder) -> dict[int, list[str]]:

@@ -7,7 +7,8 @@ from typing import Any
 
 from pipelines.console import Console
 from pipelines.job import Job
-from pipelines.summary import Heard, progress_line
+from pipelines.progress import progress_line
+from pipelines.summary import Heard
 from pipelines.tracking import Tracker
 from pipelines.validator import Validator
 
@@ -56,6 +57,8 @@ class Listener:
                 )
             case {"preemption": nodes, "ranks": ranks}:
                 console.line(f"{len(nodes)} node(s) with workers {ranks} will be taken: saving a checkpoint now")
+            case {"profile": url}:
+                console.line(f"trace written: {url}")
             case {"failure": sentence}:
                 self._heard.failures.append(event)
                 console.line(f"a worker failed: {sentence.splitlines()[0]}")

@@ -8,6 +8,7 @@ runs/NAME/recipe.yaml      the resolved recipe; can be run again as it is
           checkpoints/     see ``pipelines.checkpoints``
           validation/      what each validated checkpoint came to, and which is the best
           ledger/          see ``pipelines.ledger``
+          profile/         traces of torch's profiler
           summary.json     written at the end
 """
 
@@ -122,7 +123,10 @@ def create_run(
 
 
 class MetricsFile:
-    """``metrics.jsonl`` as it grows: line by line on a disk, whole at each flush on an object store."""
+    """``metrics.jsonl`` as it grows: line by line on a disk, whole at each flush on an object store.
+
+    One thread may append while another flushes.
+    """
 
     def __init__(self, folder: RunFolder, step: int) -> None:
         """Go on after ``step``: lines of later steps, written before a kill, are taken back."""
@@ -144,4 +148,4 @@ class MetricsFile:
     def flush(self) -> None:
         """Upload what an object store has not seen yet."""
         if not self._file.is_local:
-            self._file.write_text("".join(self._lines))
+            self._file.write_text("".join(list(self._lines)))

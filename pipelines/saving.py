@@ -32,6 +32,8 @@ class Share:
     world_size: int = 1
     start: str = "0"
     """Of all workers since they were started together: parts of an earlier start are not taken for their own."""
+    parts: bool = False
+    """Whether every worker has something to write before a checkpoint may count, or the first one alone."""
 
 
 class CheckpointWriter:
@@ -109,12 +111,12 @@ class CheckpointWriter:
         with checkpoints.staging(self._folder, f"{name}-{self._share.start}") as folder:
             files = {path.name: checksum(path) for path in _patiently(lambda: write_snapshot(snapshot, folder))}
             parts = folder if self._folder.is_local else None
+            _patiently(self._before_commit)
             if self._share.rank:
                 _patiently(lambda: self._hand_in(folder, files, destination))
                 return
             files |= self._others(destination, parts)
             state = {**snapshot.position, "files": dict(sorted(files.items()))}
-            _patiently(self._before_commit)
             _patiently(lambda: checkpoints.commit(folder, destination, state))
         _patiently(lambda: checkpoints.prune(self._folder, self._config, {snapshot.step, *self._keep()}))
         self._on_saved(destination.url)
@@ -133,7 +135,7 @@ class CheckpointWriter:
         """Checksums of the other workers' files, once they are all there; their notes are taken away."""
         files: dict[str, str] = {}
         deadline = time.monotonic() + _PATIENCE
-        for rank in range(1, self._share.world_size if self._config.sharded else 1):
+        for rank in range(1, self._share.world_size if self._share.parts else 1):
             note = self._note(rank)
             place = locate(str(parts / note)) if parts else destination / note
             while not place.exists():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,9 +15,10 @@ from pipelines.checkpoints import checkpoint_name, last_good_step, local_folder
 from pipelines.job import Job
 from pipelines.ledger import LedgerFile
 from pipelines.optim import build_optimizer
+from pipelines.profiling import StepProfiler
 from pipelines.run_folder import INITIAL, MetricsFile
 from pipelines.saving import CheckpointWriter, Share
-from pipelines.state import TrainState, load_checkpoint, load_weights, take_snapshot
+from pipelines.state import Snapshot, TrainState, load_checkpoint, load_weights, take_snapshot
 from pipelines.validation import steps_to_keep
 
 
@@ -60,49 +61,56 @@ class RunReporter:
         tell: Callable[[dict[str, Any]], None] = lambda event: None,
     ) -> None:
         """Go on after ``step``."""
-        self._job, self._share = job, share
+        self._job = job
+        self._share = share = replace(share, parts=job.recipe.checkpoint.sharded or job.recipe.train.ledger)
         self._first = share.rank == 0
         self._tell = tell if self._first else lambda event: None
         self._metrics = MetricsFile(job.folder, step) if self._first else None
+        traced = job.recipe.train.profile_steps if self._first else None
+        self._profiler = StepProfiler(job.folder, traced) if traced else None
         self._ledger = LedgerFile(job.folder, attempt, step, share.rank) if job.recipe.train.ledger else None
-        self._files = threading.Lock()
         self._writer = CheckpointWriter(
             job.folder.checkpoints,
             job.recipe.checkpoint,
             share,
-            before_commit=self._flush_metrics,
+            before_commit=self._flush,
             on_saved=lambda url: self._tell({"saved": url}),
             on_failed=lambda step, reason: self._tell({"checkpoint_failed": step, "reason": reason}),
             keep=lambda: steps_to_keep(job.folder, job.recipe.eval.every),
         )
 
     def took(self, step: int, keys: list[str]) -> None:
-        """Enter this worker's pairs into the ledger."""
+        """Enter this worker's pairs into the ledger; start or end a trace."""
         if self._ledger:
             self._ledger.add(step, keys)
+        if self._profiler and (trace := self._profiler.begin(step)):
+            self._tell({"profile": trace})
 
     def log(self, records: list[dict[str, Any]]) -> None:
         """Write records, and tell them."""
         if self._metrics:
-            with self._files:
-                self._metrics.append(records)
+            self._metrics.append(records)
             self._tell({"records": records})
 
     def save(self, state: TrainState, *, wait: bool) -> None:
         """Have a checkpoint written beside the next steps, or wait for it; skipped while others are still written."""
-        if self._ledger:  # before any worker goes on: a checkpoint counts only with the keys that led to it
-            self._ledger.flush()
+        if self._profiler and wait and (trace := self._profiler.end()):
+            self._tell({"profile": trace})
         if sum_over_workers(torch.tensor(int(self._writer.is_full()))) and not wait:
             self._tell({"checkpoint_skipped": state.step})
             return
-        shards = self._share.world_size if self._job.recipe.checkpoint.sharded else 1
-        if self._share.rank < shards:
-            self._writer.submit(
-                take_snapshot(state, self._job.recipe, self._job.source.digest, shard=self._share.rank, shards=shards)
-            )
+        if self._first or self._share.parts:
+            self._writer.submit(self._snapshot(state))
         if wait:
             self._writer.wait()
             sum_over_workers(torch.tensor(0))  # nobody goes on before the others' parts are written
+
+    def _snapshot(self, state: TrainState) -> Snapshot:
+        """What this worker writes of a checkpoint."""
+        recipe, digest, rank = self._job.recipe, self._job.source.digest, self._share.rank
+        if recipe.checkpoint.sharded:
+            return take_snapshot(state, recipe, digest, shard=rank, shards=self._share.world_size)
+        return take_snapshot(state, recipe, digest) if self._first else Snapshot(state.step, {}, {}, {})
 
     def go_back(self, state: TrainState) -> int:
         """Weights and optimizer of the last good checkpoint, or the start; returns its step."""
@@ -129,8 +137,9 @@ class RunReporter:
         """None comes."""
         return False
 
-    def _flush_metrics(self) -> None:
-        """A checkpoint counts only with the metrics that led to it."""
+    def _flush(self) -> None:
+        """A checkpoint counts only with the metrics and the keys that led to it."""
         if self._metrics:
-            with self._files:
-                self._metrics.flush()
+            self._metrics.flush()
+        if self._ledger:
+            self._ledger.flush()

@@ -8,11 +8,9 @@ checks the unit numbers it is handed: an order that broke is an error, never a s
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,46 +19,13 @@ import ray
 import ray.actor
 import ray.data
 
+from pipelines.batches import Batch, to_batch, to_block
 from pipelines.deal import deal_units, start_pace
 from pipelines.layout import FILLER, Layout
-from pipelines.samples import CAUSES, Decoding, Source, Work, decode_unit, filler_unit, read_unit
+from pipelines.samples import Decoding, Source, decode_unit, filler_unit, read_unit
 
 UNITS_PER_CORE = 2
 """One is decoded while the other is read or handed over."""
-
-
-@dataclass(frozen=True, eq=False)
-class MicroBatch:
-    """Rows that run through the towers at once."""
-
-    pixels: np.ndarray
-    """uint8 (B, H, W, 3)."""
-    ids: np.ndarray
-    """int32 (B, T), padded to the recipe's longest caption."""
-    causes: np.ndarray
-    """int8 (B,): index into ``pipelines.samples.CAUSES``, 0 for a valid row, FILLER for one that is of no batch."""
-
-    @property
-    def valid(self) -> np.ndarray:
-        """bool (B,)."""
-        return self.causes == 0
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """One worker's rows of one global batch."""
-
-    units: list[int]
-    keys: list[str]
-    """Filler has none."""
-    micro_batches: list[MicroBatch]
-    work: Work = field(default_factory=Work)
-    """What these rows took."""
-
-    def count_causes(self) -> np.ndarray:
-        """int64 (len(CAUSES),): rows by what became of them."""
-        causes = np.concatenate([micro_batch.causes for micro_batch in self.micro_batches])
-        return np.bincount(causes[causes != FILLER], minlength=len(CAUSES))
 
 
 def build_dataset(
@@ -109,40 +74,10 @@ def iterate_batches(
             )
         blocks.append(block)
         if len(blocks) == len(expected):
-            yield _to_batch(blocks, layout)
+            yield to_batch(blocks, layout)
             blocks = []
             batch += 1
             expected = layout.units(batch, rank)
-
-
-_ARRAYS = ("pixels", "ids", "cause")
-_WORK = ("image_bytes", "read_seconds", "decode_seconds")
-
-
-def _to_block(unit: int, decoded: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A decoded unit as one row of the dataset."""
-    block = {name: decoded[name][None] for name in _ARRAYS}
-    work = {name: decoded[name].sum(keepdims=True) for name in _WORK}
-    return {"unit": np.array([unit]), "keys": np.array([json.dumps(decoded["key"].tolist())]), **block, **work}
-
-
-def _to_batch(blocks: list[dict[str, np.ndarray]], layout: Layout) -> Batch:
-    size = layout.units_per_micro_batch
-    image_bytes, read_seconds, decode_seconds = (sum(block[name].item() for block in blocks) for name in _WORK)
-    return Batch(
-        units=[block["unit"].item() for block in blocks],
-        keys=[key for block in blocks for key in json.loads(block["keys"].item())],
-        micro_batches=[_to_micro_batch(blocks[i : i + size]) for i in range(0, len(blocks), size)],
-        work=Work(image_bytes, read_seconds, decode_seconds),
-    )
-
-
-def _to_micro_batch(blocks: list[dict[str, np.ndarray]]) -> MicroBatch:
-    joined = []
-    for name in _ARRAYS:
-        parts = [block[name][0] for block in blocks]
-        joined.append(np.concatenate(parts) if len(parts) > 1 else parts[0])  # one lies well in the object store
-    return MicroBatch(*joined)
 
 
 class Decoder:
@@ -166,7 +101,7 @@ class Decoder:
             with self._core:
                 decoded = decode_unit(table, self._decoding, pixels)
         self._pace.done.remote()
-        return _to_block(unit, decoded)
+        return to_block(unit, decoded)
 
 
 class Memory(threading.local):

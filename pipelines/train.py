@@ -16,6 +16,7 @@ from typing import Any
 
 import ray
 import ray.data
+import ray.exceptions
 import ray.train
 import ray.train.torch
 
@@ -80,7 +81,7 @@ def _fit(job: Job, console: Console, tracker: Tracker | None, heard: Heard) -> N
     def fit() -> None:
         try:
             if job.resume_step() < job.recipe.train.steps:
-                _trainer(job, events, budget).fit()
+                _fit_again(job, events, budget)
         except BaseException as error:  # carried over to the main thread
             errors.append(error)
 
@@ -100,6 +101,19 @@ def _fit(job: Job, console: Console, tracker: Tracker | None, heard: Heard) -> N
         raise ValueError(failure["failure"]) if failure["user_error"] else TrainingError(failure["failure"])
     if errors:
         raise TrainingError(heard.failures[-1]["failure"] if heard.failures else str(errors[0])) from errors[0]
+
+
+def _fit_again(job: Job, events: Any, budget: StreamBudget) -> None:
+    """Fit; where Ray Train's controller itself dies, which takes the workers with it, start a new one."""
+    for left in reversed(range(job.recipe.scaling.max_failures + 1)):
+        try:
+            _trainer(job, events, budget).fit()
+            return
+        except ray.exceptions.RayActorError:
+            if not left:
+                raise
+            failure = "the controller of Ray Train died"
+            ray.get(events.put.remote({"failure": failure, "user_error": False, "final": False}))
 
 
 def _trainer(job: Job, events: Any, budget: StreamBudget) -> ray.train.torch.TorchTrainer:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clippy.vision import ImageTokens
+from pipelines.batches import Batch
 from pipelines.checkpoints import last_good_step
 from pipelines.console import Console
 from pipelines.health import Health, HealthError, PatchStatistics
@@ -20,7 +21,6 @@ from pipelines.prepare import prepare
 from pipelines.recipe import load_recipe
 from pipelines.session import restore
 from pipelines.state import TrainState
-from pipelines.stream import Batch
 from tests.pipelines.test_loop import Recorder, batches, new_state
 
 CPU = torch.device("cpu")

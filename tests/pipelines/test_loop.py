@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from clippy.model import CLIPpy
+from pipelines.batches import Batch, MicroBatch
 from pipelines.checkpoints import CheckpointError, checkpoint_name, committed_steps
 from pipelines.columns import DataError
 from pipelines.console import Console
@@ -24,7 +25,6 @@ from pipelines.samples import decode_unit, read_unit
 from pipelines.saving import Share
 from pipelines.session import RunReporter, restore
 from pipelines.state import TrainState, load_checkpoint
-from pipelines.stream import Batch, MicroBatch
 
 
 class Recorder(RunReporter):

@@ -109,7 +109,7 @@ def test_storage_that_keeps_failing_stops_the_run(job: Job, trained: TrainState,
 
 def shard_writers(folder: Location, workers: int, start: str = "1") -> list[CheckpointWriter]:
     config = CheckpointConfig(sharded=True)
-    return [CheckpointWriter(folder, config, Share(rank, workers, start)) for rank in range(workers)]
+    return [CheckpointWriter(folder, config, Share(rank, workers, start, parts=True)) for rank in range(workers)]
 
 
 @pytest.mark.parametrize("place", ["disk", "s3"])

@@ -16,12 +16,12 @@ from safetensors.torch import load_file, save_file
 from clippy.loss import contrastive_loss
 from clippy.model import CLIPpy
 from clippy.tokens import build_tokenizer
+from pipelines.batches import MicroBatch
 from pipelines.optim import build_optimizer
 from pipelines.parallel import data_parallel
 from pipelines.recipe import Recipe, load_recipe
 from pipelines.state import TrainState
 from pipelines.step import Stepper
-from pipelines.stream import MicroBatch
 from pipelines.timing import PHASES, StepTimer
 from tests.conftest import TINY
 

@@ -13,6 +13,7 @@ import pytest
 import ray
 import ray.data
 
+from pipelines.batches import Batch
 from pipelines.budget import cluster_budget, execution_options, watch_store
 from pipelines.console import Console
 from pipelines.job import Job
@@ -20,7 +21,7 @@ from pipelines.layout import FILLER, Layout
 from pipelines.prepare import prepare
 from pipelines.recipe import load_recipe
 from pipelines.storage import locate
-from pipelines.stream import Batch, Memory, build_dataset, iterate_batches
+from pipelines.stream import Memory, build_dataset, iterate_batches
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 

@@ -131,6 +131,15 @@ def test_evaluation_and_report_of_a_run(finished: tuple[Path, list[str]]) -> Non
     assert one_worker.grouping == evaluation.grouping
 
 
+def test_without_ray_the_numbers_are_the_same(finished: tuple[Path, list[str]], tmp_path: Path) -> None:
+    undisturbed, overrides = finished
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*torchrun, "-m", "pipelines.direct", "shapes", *overrides, f"storage.url={tmp_path}"]
+    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert result.returncode == 0, result.stderr
+    assert losses(tmp_path / "shapes") == losses(undisturbed)  # to the bit
+
+
 def start(overrides: list[str]) -> subprocess.Popen[str]:
     """``clippy train`` as a user starts it, with a Ray of its own."""
     return subprocess.Popen(
