@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Points:
-    """Metrics of one step, at most ``MOST_POINTS``; about half a kilobyte while it waits."""
+    """Metrics of one step, at most ``MOST_POINTS``; about 0.6 kB while it waits."""
 
     step: int
     values: dict[str, float]

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clippy.config import ConfigError
 from pipelines.recipe import Recipe
-from pipelines.samples import Source
 from pipelines.storage import Location, locate
+
+if TYPE_CHECKING:
+    from pipelines.samples import Source  # whose torch takes seconds to import
 
 RECIPE_FILE, RUN_FILE, TOKENIZER_FILE = "recipe.yaml", "run.json", "tokenizer.json"
 METRICS_FILE, SUMMARY_FILE, CHECKPOINTS = "metrics.jsonl", "summary.json", "checkpoints"
