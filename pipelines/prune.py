@@ -52,7 +52,7 @@ def prune(
 
 def _busy(run: Run) -> str | None:
     """Why the run had better be left alone."""
-    if run.status in ("finished", "stopped"):
+    if run.status not in ("running", "unfinished"):
         return None
     if run.changed is None:
         return "its storage does not tell when files changed, so it may be running"

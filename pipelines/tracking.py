@@ -158,7 +158,12 @@ class Tracker:
     def _send_points(self, steps: list[Points]) -> None:
         from mlflow.entities import Metric
 
-        points = [Metric(name, value, at.time_ms, at.step) for at in steps for name, value in at.values.items()]
+        # MLflow keeps NaN as it is, but infinity as 1.8e308, which spoils a chart.
+        points = [
+            Metric(name, value if math.isfinite(value) else math.nan, at.time_ms, at.step)
+            for at in steps
+            for name, value in at.values.items()
+        ]
         self._client.log_batch(self.run_id, metrics=points)
 
 
@@ -167,10 +172,10 @@ def _now() -> int:
 
 
 def _step_metrics(record: dict[str, Any]) -> dict[str, float]:
-    """A record's metrics by MLflow name. MLflow keeps NaN as it is, but infinity as 1.8e308, which spoils a chart."""
+    """A record's metrics by MLflow name."""
     values = {name: record[name] for name in _METRICS if name in record}
     values |= {f"invalid_rows/{cause}": n for cause, n in record.get("invalid_rows", {}).items()}
-    return {f"train/{name}": value if math.isfinite(value) else math.nan for name, value in values.items()}
+    return {f"train/{name}": value for name, value in values.items()}
 
 
 def tracking_uri(recipe: Recipe) -> str:
