@@ -9,6 +9,7 @@ from typing import Any
 
 from cluster.data import add_data_verbs
 from cluster.models import add_model_verbs
+from cluster.runs import add_runs_verbs
 from cluster.use import add_use_verbs
 from cluster.verbs import add_json, print_result, result_alone, verb
 
@@ -50,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(verbs)
     _add_evaluate(verbs)
     _add_report(verbs)
+    add_runs_verbs(verbs)
     add_use_verbs(verbs)
     _add_recipe(verbs)
     add_data_verbs(verbs)

@@ -21,7 +21,8 @@ from pipelines.recipe import CheckpointConfig
 from pipelines.storage import Location
 
 STATE_FILE = "state.json"
-_WRITING = ".writing-"
+WRITING = ".writing-"
+"""What begins the name of a checkpoint that is not whole yet."""
 
 
 class CheckpointError(ValueError):
@@ -54,7 +55,7 @@ def staging(checkpoints: Location, name: str) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="checkpoint-") as folder:
             yield Path(folder)
         return
-    beside = Path(checkpoints.path) / f"{_WRITING}{name}"
+    beside = Path(checkpoints.path) / f"{WRITING}{name}"
     beside.mkdir(parents=True, exist_ok=True)
     yield beside
 
@@ -62,7 +63,7 @@ def staging(checkpoints: Location, name: str) -> Iterator[Path]:
 def clear_remains(checkpoints: Location) -> None:
     """Remove what a kill left half-written on a disk; call before anybody writes."""
     if checkpoints.is_local:
-        for left_behind in Path(checkpoints.path).glob(f"{_WRITING}*"):
+        for left_behind in Path(checkpoints.path).glob(f"{WRITING}*"):
             shutil.rmtree(left_behind)
 
 

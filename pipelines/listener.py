@@ -61,4 +61,4 @@ class Listener:
                 console.line(f"trace written: {url}")
             case {"failure": sentence}:
                 self._heard.failures.append(event)
-                console.line(f"a worker failed: {sentence.splitlines()[0]}")
+                console.line(f"failed: {sentence.splitlines()[0][:200]}")

@@ -18,13 +18,15 @@ import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from clippy.config import ConfigError
 from pipelines.checkpoints import upload
 from pipelines.recipe import Recipe
-from pipelines.samples import Source
 from pipelines.storage import Location, locate
+
+if TYPE_CHECKING:
+    from pipelines.samples import Source  # whose torch takes seconds to import
 
 RECIPE_FILE, RUN_FILE, TOKENIZER_FILE = "recipe.yaml", "run.json", "tokenizer.json"
 METRICS_FILE, SUMMARY_FILE, CHECKPOINTS = "metrics.jsonl", "summary.json", "checkpoints"

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
-import queue
-import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipelines.mlflow_outbox import MOST_POINTS, Outbox, Points, Request, first_line, may_pass, summary
 from pipelines.recipe import Recipe
 from pipelines.run_folder import RUN_FILE, RunFolder
 from pipelines.samples import Dataset, Source
 from pipelines.storage import locate
 
+PATIENCE_SECONDS = 60
+"""So long the end of a run waits for a server that is away."""
+_PAUSES_AT_THE_START = (1, 3)
 _METRICS = (
-    *("loss", "learning_rate", "logit_scale", "grad_norm"),
+    *("loss", "learning_rate", "logit_scale", "grad_norm", "loss_spikes", "skipped_steps", "rollbacks"),
+    *("patch_norm", "patch_norm_spread", "patch_similarity", "invalid_fraction"),
     *("images_per_second", "data_wait_fraction", "bytes_per_second", "decode_images_per_core"),
 )
-_BATCH = 1000  # MLflow's limit of metrics in one request
+_STEP_METRIC = "train/loss"
+"""Every step has it and is sent whole, so its history tells which steps the server has."""
 
 logger = logging.getLogger(__name__)
 
@@ -28,68 +34,98 @@ logger = logging.getLogger(__name__)
 class Tracker:
     """Sends a run's parameters, metrics and files to MLflow from a thread of its own.
 
-    Whatever MLflow answers later, training goes on; only at the start is an unreachable store an error (ValueError).
+    Whatever happens to MLflow later, training goes on, and what MLflow missed is sent when it is back; only at the
+    start is an unreachable store an error (ValueError).
     """
 
     def __init__(self, recipe: Recipe, folder: RunFolder) -> None:
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # more is the outbox's, which tells of it
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         from mlflow import MlflowClient
 
         for name in ("mlflow", "alembic"):  # each step of making a database is no news to a user
             logging.getLogger(name).setLevel(logging.ERROR)
         self.uri = tracking_uri(recipe)
         self._folder = folder
-        self._tasks: queue.Queue[Any] = queue.Queue()
-        self._failed = False
         try:
             self._client = MlflowClient(tracking_uri=self.uri)
-            self.run_id, self._last_step = self._open(recipe)
+            self.run_id, self._known_steps = self._open_patiently(recipe)
         except Exception as error:  # MLflow, SQLAlchemy and requests each raise their own
             raise ValueError(
-                f"tracking.uri: no MLflow store answers at {self.uri} ({_first_line(error)}); start the server, "
+                f"tracking.uri: no MLflow store answers at {self.uri} ({first_line(error)}); start the server, "
                 "mend the address, or set tracking.enabled=false"
             ) from None
-        self._thread = threading.Thread(target=self._work, daemon=True, name="mlflow")
-        self._thread.start()
+        self._last_step = 0
+        self._outbox = Outbox(self.uri, self._send_points, partial(self._client.get_run, self.run_id))
 
     def describe(self, recipe: Recipe, source: Source) -> None:
         """Log the recipe as flat parameters and the datasets as inputs; repeating it changes nothing."""
-        self._tasks.put((self._describe, recipe, source))
+        self._request("parameters", self._send_parameters, recipe)
+        self._request("datasets", self._send_datasets, source)
+        self.log_text(recipe.to_yaml(), "recipe.yaml")
+        self._request("excluded rows", self._send_excluded, source, _now())
 
     def log(self, records: list[dict[str, Any]]) -> None:
         """Log metrics by step; steps that the run already has, from before a restart, are left out."""
-        new = [record for record in records if record["step"] > self._last_step]
-        if new:
-            self._last_step = new[-1]["step"]
-            self._tasks.put((self._log, new))
+        now = _now()
+        for record in records:
+            step = record["step"]
+            if step > self._last_step:
+                self._last_step = step
+                if step not in self._known_steps:
+                    self._outbox.put(Points(step, _step_metrics(record), now))
 
     def log_values(self, values: dict[str, float], step: int) -> None:
         """Log further numbers at one step."""
-        self._tasks.put((self._log_values, values, step))
+        now, named = _now(), list(values.items())
+        for start in range(0, len(named), MOST_POINTS):
+            self._outbox.put(Points(step, dict(named[start : start + MOST_POINTS]), now))
 
     def log_file(self, path: Path, folder: str = "") -> None:
-        """Log a file as an artifact."""
-        self._tasks.put((self._client.log_artifact, self.run_id, str(path), folder or None))
+        """Log a file as an artifact; it has to stay where it is until ``finish``."""
+        self._request(path.name, self._client.log_artifact, self.run_id, str(path), folder or None)
 
     def log_text(self, text: str, name: str) -> None:
         """Log text as an artifact of that name."""
-        self._tasks.put((self._client.log_text, self.run_id, text, name))
+        self._request(name, self._client.log_text, self.run_id, text, name)
 
-    def finish(self, status: str) -> None:
-        """Send what is left, and end the run as FINISHED, FAILED or KILLED."""
-        self._tasks.put((self._client.set_terminated, self.run_id, status))
-        self._tasks.put(None)
-        self._thread.join(timeout=120)
+    def finish(self, status: str, patience: float = PATIENCE_SECONDS) -> None:
+        """Send what is left, and end the run as FINISHED, FAILED or KILLED.
 
-    def _open(self, recipe: Recipe) -> tuple[str, int]:
-        """The run's id and its last logged step; a run that the folder remembers is opened again."""
+        After ``patience`` seconds without a server it says what is missing, and returns.
+        """
+        self._request("the run's end", self._client.set_terminated, self.run_id, status)
+        missing = self._outbox.close(patience)
+        if missing:
+            logger.warning(
+                "MLflow at %s did not come back in %g s and lacks %s; the same command again sends it",
+                self.uri,
+                patience,
+                summary(missing),
+            )
+
+    def _request(self, what: str, send: Any, *arguments: Any) -> None:
+        self._outbox.put(Request(what, partial(send, *arguments)))
+
+    def _open_patiently(self, recipe: Recipe) -> tuple[str, frozenset[int]]:
+        for pause in _PAUSES_AT_THE_START:
+            try:
+                return self._open(recipe)
+            except Exception as error:
+                if not may_pass(error):
+                    raise
+            time.sleep(pause)
+        return self._open(recipe)
+
+    def _open(self, recipe: Recipe) -> tuple[str, frozenset[int]]:
+        """The run's id and the steps it has; a run that the folder remembers is opened again."""
         known = self._folder.read_json(RUN_FILE)
         if known.get("mlflow_uri") == self.uri and "mlflow_run_id" in known:
             run_id = known["mlflow_run_id"]
             self._client.update_run(run_id, status="RUNNING")
-            history = self._client.get_metric_history(run_id, "train/loss")
-            return run_id, max((metric.step for metric in history), default=0)
+            history = self._client.get_metric_history(run_id, _STEP_METRIC)
+            return run_id, frozenset(metric.step for metric in history)
         experiment = self._client.get_experiment_by_name(recipe.tracking.experiment)
         experiment_id = (
             experiment.experiment_id
@@ -98,50 +134,51 @@ class Tracker:
         )
         run = self._client.create_run(experiment_id, run_name=recipe.name, tags={"clippy.run": recipe.run_url})
         self._folder.write_json(RUN_FILE, known | {"mlflow_uri": self.uri, "mlflow_run_id": run.info.run_id})
-        return run.info.run_id, 0
+        return run.info.run_id, frozenset()
 
-    def _describe(self, recipe: Recipe, source: Source) -> None:
-        from mlflow.entities import DatasetInput, InputTag, Param
+    def _send_parameters(self, recipe: Recipe) -> None:
+        from mlflow.entities import Param
 
         known = self._client.get_run(self.run_id).data.params
         flat = {name: str(value)[:6000] for name, value in recipe.flat().items()}
         new = [Param(name, value) for name, value in flat.items() if name not in known]  # a parameter is written once
         for start in range(0, len(new), 100):
             self._client.log_batch(self.run_id, params=new[start : start + 100])
-        inputs = [
-            DatasetInput(_describe_dataset(d), [InputTag("mlflow.data.context", "train")]) for d in source.datasets
+
+    def _send_datasets(self, source: Source) -> None:
+        from mlflow.entities import DatasetInput, InputTag
+
+        tags = [InputTag("mlflow.data.context", "train")]
+        self._client.log_inputs(self.run_id, [DatasetInput(_describe_dataset(d), tags) for d in source.datasets])
+
+    def _send_excluded(self, source: Source, time_ms: int) -> None:
+        known = self._client.get_run(self.run_id).data.metrics
+        counts = {f"data/excluded_rows/{cause}": n for cause, n in source.excluded.items()}
+        self._send_points([Points(0, {name: n for name, n in counts.items() if name not in known}, time_ms)])
+
+    def _send_points(self, steps: list[Points]) -> None:
+        from mlflow.entities import Metric
+
+        # MLflow keeps NaN as it is, but infinity as 1.8e308, which spoils a chart.
+        points = [
+            Metric(name, value if math.isfinite(value) else math.nan, at.time_ms, at.step)
+            for at in steps
+            for name, value in at.values.items()
         ]
-        self._client.log_inputs(self.run_id, inputs)
-        self._client.log_text(self.run_id, recipe.to_yaml(), "recipe.yaml")
-        self._log_values({f"data/excluded_rows/{cause}": n for cause, n in source.excluded.items()}, 0)
+        self._client.log_batch(self.run_id, metrics=points)
 
-    def _log(self, records: list[dict[str, Any]]) -> None:
-        from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
-        metrics = []
-        for record in records:
-            values = {name: record[name] for name in _METRICS if record.get(name) is not None}
-            values |= {f"invalid_rows/{cause}": n for cause, n in record.get("invalid_rows", {}).items()}
-            metrics += [Metric(f"train/{name}", value, now, record["step"]) for name, value in values.items()]
-        for start in range(0, len(metrics), _BATCH):
-            self._client.log_batch(self.run_id, metrics=metrics[start : start + _BATCH])
+def _now() -> int:
+    return int(time.time() * 1000)
 
-    def _log_values(self, values: dict[str, float], step: int) -> None:
-        from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
-        self._client.log_batch(self.run_id, metrics=[Metric(name, value, now, step) for name, value in values.items()])
-
-    def _work(self) -> None:
-        while (task := self._tasks.get()) is not None:
-            action, *arguments = task
-            try:
-                action(*arguments)
-            except Exception as error:  # the tracker never ends a training
-                if not self._failed:
-                    logger.warning("MLflow at %s fails, training goes on: %s", self.uri, _first_line(error))
-                self._failed = True
+def _step_metrics(record: dict[str, Any]) -> dict[str, float]:
+    """A record's metrics by MLflow name. There is always a loss, for by it is told which steps a run has."""
+    values = {name: record[name] for name in _METRICS if record.get(name) is not None}
+    values["loss"] = math.nan if record["loss"] is None else record["loss"]
+    values |= {f"invalid_rows/{cause}": n for cause, n in record.get("invalid_rows", {}).items()}
+    values |= {f"step_seconds/{phase}": seconds for phase, seconds in record.get("phases", {}).items()}
+    return {f"train/{name}": value for name, value in values.items()}
 
 
 def tracking_uri(recipe: Recipe) -> str:
@@ -166,10 +203,6 @@ def _artifact_location(recipe: Recipe, uri: str) -> str | None:
     """Beside the runs for a sqlite store, whose default would be the current folder; else the server decides."""
     storage = locate(recipe.storage.url, recipe.storage.storage_options)
     return f"{storage.path}/mlflow-artifacts" if uri.startswith("sqlite") and storage.is_local else None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _describe_dataset(dataset: Dataset) -> Any:

@@ -60,9 +60,12 @@ def run(recipe: Recipe, console: Console | None = None) -> Summary:
         # A run that was finished before keeps the summary of its training.
         if heard.throughput or not job.folder.read_json(SUMMARY_FILE):
             job.folder.write_json(SUMMARY_FILE, asdict(summary))
-        if tracker and heard.throughput:
-            tracker.log_text(json.dumps(asdict(summary), indent=2), SUMMARY_FILE)
+        if tracker:
+            tracker.log_text(json.dumps(job.folder.read_json(SUMMARY_FILE), indent=2), SUMMARY_FILE)
         status = "FINISHED" if summary.status == "finished" else "KILLED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
     finally:
         if tracker:
             tracker.finish(status)

@@ -22,7 +22,7 @@ def test_help_is_instant(clippy_command: Command) -> None:
     result = clippy_command("--help")
     assert time.perf_counter() - started < 1
     assert result.returncode == 0
-    for verb in ("quickstart", "train", "evaluate", "report", "recipe", "data"):
+    for verb in ("quickstart", "train", "evaluate", "report", "runs", "recipe", "data"):
         assert verb in result.stdout
 
 

@@ -21,8 +21,10 @@ from safetensors.torch import load_file
 
 from pipelines.console import Console
 from pipelines.evaluate import evaluate
+from pipelines.prune import prune
 from pipelines.recipe import load_recipe
 from pipelines.report import write_report
+from pipelines.runs import describe_run, find_runs
 from pipelines.train import Summary, run
 
 pytestmark = pytest.mark.ray
@@ -94,6 +96,19 @@ def test_the_same_command_again_changes_nothing(finished: tuple[Path, list[str]]
     again = train(*overrides)
     assert (again.status, again.step, again.resumed_from) == ("finished", 12, 12)
     assert losses(folder) == before
+
+
+def test_what_is_told_of_a_run(finished: tuple[Path, list[str]]) -> None:
+    from pipelines.storage import locate
+
+    folder, _ = finished
+    (found,) = find_runs(locate(str(folder.parent)))
+    assert (found.status, found.step, found.steps, found.loss) == ("finished", 12, 12, losses(folder)[12])
+    assert [checkpoint.step for checkpoint in found.checkpoints] == [10, 12]
+    values = describe_run(found, checked=True)
+    assert [checkpoint["damage"] for checkpoint in values["checkpoints"]] == [None, None]
+    told = prune(found.location, 1, dry_run=True)
+    assert told[0].removed == ("step-00000010",)
 
 
 def test_another_recipe_never_overwrites_a_run(finished: tuple[Path, list[str]]) -> None:
