@@ -176,7 +176,7 @@ def plain_ray_data(folder: Path, image_size: int, seconds: float) -> float:
     """What the manual of Ray Data shows: read_parquet, decode with Pillow in map_batches, iter_batches."""
     import ray
 
-    ray.init(num_cpus=CORES, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=CORES, include_dashboard=False, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     shards = [str(path) for path in sorted((folder / "parquet").glob("[!_]*.parquet"))]
     passes = 1 + int(_MOST_PER_SECOND * seconds) // 4 // 2304  # Pillow decodes no more than a quarter

@@ -56,6 +56,7 @@ OVERRIDES = [
     "train.log_every=1",
     "checkpoint.every=10",
     "scaling.decode_cores=1",
+    "data.object_store_gib=0.012",  # or all is decoded before a fault comes
     "scaling.max_failures=5",
     "eval.benchmark=null",
 ]
@@ -186,8 +187,9 @@ def main() -> None:
     if unknown := sorted(set(wanted) - set(names)):
         parser.error(f"--only: there is no {', '.join(unknown)}; faults are {', '.join(names)}")
     clean_up_when_terminated()
-    with tempfile.TemporaryDirectory(prefix="resilience-") as folder, serve_bucket() as endpoint:
+    with tempfile.TemporaryDirectory(prefix="lab-") as folder, serve_bucket() as endpoint:
         os.environ |= {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any", "AWS_REGION": "us-east-1"}
+        os.environ["RAY_TMPDIR"] = folder  # so that no other Ray of this machine takes this cluster for its own
         with start_lab(Path(folder), 2, OVERRIDES) as lab:
             rows = measure_all(lab, endpoint, wanted)
     print(json.dumps([asdict(row) for row in rows], indent=2) if options.json else table(rows))
@@ -204,8 +206,8 @@ def measure_all(lab: Lab, endpoint: str, names: list[str]) -> list[Row]:
         print(f"{name} ...", file=sys.stderr, flush=True)
         try:
             rows.append(measure(lab, endpoint, name, undisturbed))
-        except (RuntimeError, subprocess.TimeoutExpired) as error:
-            print(error, file=sys.stderr)
+        except Exception as error:  # one fault that nothing comes after must not hide what the others do
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
             rows.append(Row(name, STEPS, STEPS * BATCH, 0, math.nan, False, "the run did not survive"))
     return rows
 

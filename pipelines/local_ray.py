@@ -65,6 +65,7 @@ def _start(scaling: ScalingConfig) -> None:
     # On few cores training and decoding share them: Ray's CPUs are counted, not reserved.
     cpus = max(os.cpu_count() or 1, int(needed_cpus) + _DATA_CPUS)
     ray.init(
+        address="local",  # one of our own, also where somebody started a cluster on this machine
         num_cpus=cpus,
         include_dashboard=False,
         log_to_driver=False,

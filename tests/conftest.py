@@ -62,7 +62,7 @@ def ray_cluster(s3: str) -> Iterator[None]:
     """One Ray for the whole session; its workers see the environment that names the S3 server."""
     import ray
 
-    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     yield
     ray.shutdown()

@@ -155,15 +155,15 @@ def test_a_killed_decoder_loses_no_unit_and_no_order(overrides: list[str]) -> No
     (shard,) = dataset.streaming_split(1, equal=True)
     batches = iterate_batches(shard, layout, rank=0, first_batch=0, prefetch_batches=1)
     keys = next(batches).keys
-    os.kill(min(decoder_pids()), signal.SIGKILL)
+    os.kill(min(pids("ray::MapWorker")), signal.SIGKILL)
     for batch in batches:
         keys += batch.keys
     undisturbed = stream(make_job(overrides, "scaling.num_workers=1", "name=undisturbed"), 1, 0, 25)[0]
     assert keys == [key for batch in undisturbed for key in batch.keys]
 
 
-def decoder_pids() -> list[int]:
-    """Processes of this cluster's decoders, by the name that Ray gives them: others' may run on this machine."""
+def pids(title: str) -> list[int]:
+    """Processes of this cluster by the title that Ray gives them: others' may run on this machine."""
 
     @ray.remote(num_cpus=0)
     def raylet_pid() -> int:
@@ -174,7 +174,7 @@ def decoder_pids() -> list[int]:
     return [
         int(folder.name)
         for folder in folders
-        if (folder / "cmdline").read_bytes().startswith(b"ray::MapWorker")
+        if (folder / "cmdline").read_bytes().startswith(title.encode())
         and f"PPid:\t{raylet}\n" in (folder / "status").read_text()
     ]
 
