@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import ray
 import ray.data
 
-from pipelines.recipe import Recipe, ScalingConfig
+from pipelines.recipe import Recipe
 from pipelines.samples import Decoding, Source
 from pipelines.stream import UNITS_PER_CORE
 
@@ -77,13 +77,15 @@ def plan_budget(recipe: Recipe, source: Source, decoding: Decoding, cores: int, 
 def cluster_budget(recipe: Recipe, source: Source, decoding: Decoding) -> StreamBudget:
     """The budget on the cluster that this process is connected to. Raises ValueError when it does not fit."""
     store_bytes = int(ray.cluster_resources().get("object_store_memory", 0))
-    return plan_budget(recipe, source, decoding, decode_cores(recipe.scaling), store_bytes)
+    return plan_budget(recipe, source, decoding, decode_cores(recipe), store_bytes)
 
 
-def decode_cores(scaling: ScalingConfig, workers: int | None = None) -> int:
-    """Cores that read and decode: as many as the recipe says, or all of the cluster's that training leaves."""
-    training = (workers or scaling.max_workers) * scaling.resources_per_worker.get("CPU", 1.0)
-    return scaling.decode_cores or max(1, int(ray.cluster_resources().get("CPU", 1) - training))
+def decode_cores(recipe: Recipe, workers: int | None = None) -> int:
+    """Cores that read and decode: as many as the recipe says, or all of the cluster's that the rest of it leaves."""
+    scaling = recipe.scaling
+    taken = (workers or scaling.max_workers) * scaling.resources_per_worker.get("CPU", 1.0)
+    taken += recipe.eval.resources.get("CPU", 0.0)
+    return scaling.decode_cores or max(1, int(ray.cluster_resources().get("CPU", 1) - taken))
 
 
 def execution_options(budget: StreamBudget) -> ray.data.ExecutionOptions:

@@ -18,7 +18,7 @@ class Listener:
 
     def __init__(self, job: Job, console: Console, tracker: Tracker | None, heard: Heard) -> None:
         self._job, self._console, self._tracker, self._heard = job, console, tracker, heard
-        self._validator = Validator(job, console, tracker.log_values if tracker else lambda numbers, step: None)
+        self._validator = Validator(job, console, self._log_validation)
 
     def listen(self, events: list[dict[str, Any]]) -> None:
         """Pass on each event, and look after validation."""
@@ -30,6 +30,10 @@ class Listener:
         """Wait for the checkpoints that are still to be validated, unless somebody wants an end."""
         while not stop_requested() and self._validator.poll(timeout=0.5):
             pass
+
+    def _log_validation(self, numbers: dict[str, float], step: int) -> None:
+        if self._tracker:
+            self._tracker.log_values({f"eval/{name}": value for name, value in numbers.items()}, step)
 
     def _hear(self, event: dict[str, Any]) -> None:
         job, console = self._job, self._console

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipelines.recipe import ScalingConfig
+from pipelines.recipe import Recipe, ScalingConfig
 
 _DATA_CPUS = 2
 """Logical CPUs beyond the workers' that reading and decoding need to make progress."""
@@ -18,13 +18,12 @@ _DATA_CPUS = 2
 def ray_session(scaling: ScalingConfig) -> Iterator[None]:
     """Connect to ``scaling.ray_address``, or start Ray here; one that this process already uses is kept.
 
-    Raises ValueError when no cluster answers there, or this machine can never give what the workers need.
+    Raises ValueError when no cluster answers there.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves this machine unasked
     import ray
 
     if ray.is_initialized():
-        _check_resources(scaling)
         yield
         return
     for name in ("ray", "ray.data", "ray.train"):  # ray.data sets a level of its own
@@ -34,7 +33,6 @@ def ray_session(scaling: ScalingConfig) -> Iterator[None]:
     else:
         _start(scaling)
     try:
-        _check_resources(scaling)
         yield
     finally:
         ray.shutdown()
@@ -73,28 +71,41 @@ def _start(scaling: ScalingConfig) -> None:
     )
 
 
-def _check_resources(scaling: ScalingConfig) -> None:
-    """Refuse what this cluster can never give, which Ray itself would wait for without end."""
+def check_resources(recipe: Recipe) -> None:
+    """Refuse a training that the cluster can never hold, for which Ray itself would wait without end.
+
+    Raises ValueError with the numbers.
+    """
     import ray
 
     offered = ray.cluster_resources()
+    # Not public, but Ray Train asks the same: what an autoscaler may add at most.
     for name, amount in (ray._private.state.state.get_max_resources_from_cluster_config() or {}).items():
-        offered[name] = max(amount, offered.get(name, 0))  # what an autoscaler may add
-    workers = scaling.min_workers
-    where = "this machine" if scaling.ray_address is None else f"the cluster at {scaling.ray_address}"
-    for name, amount in needed(scaling).items():
-        if amount > offered.get(name, 0):
-            remedy = "lower scaling.num_workers, set scaling.use_gpu=false, or name "
-            remedy += "a cluster in scaling.ray_address" if scaling.ray_address is None else "a larger cluster"
+        offered[name] = max(amount, offered.get(name, 0))
+    address = recipe.scaling.ray_address
+    where = "this machine" if address is None else f"the cluster at {address}"
+    for name, parts in _needed(recipe).items():
+        if sum(parts.values()) > offered.get(name, 0):
+            who = " and ".join(who for who, amount in parts.items() if amount)
+            needed, has = sum(parts.values()), offered.get(name, 0)
+            verb = "needs" if who == "a validation" else "need"
+            remedy = "a cluster in scaling.ray_address" if address is None else "a larger cluster"
             raise ValueError(
-                f"scaling: {workers} worker{'s' * (workers > 1)} need {amount:g} {name}, and {where} has "
-                f"{offered.get(name, 0):g}; {remedy}"
+                f"scaling: {who} {verb} {needed:g} {name}, and {where} has {has:g}; lower scaling.num_workers, set "
+                f"scaling.use_gpu=false, or name {remedy}"
             )
 
 
-def needed(scaling: ScalingConfig) -> dict[str, float]:
-    """Resources of the fewest workers that the run goes on with."""
-    each = dict(scaling.resources_per_worker)
-    if scaling.use_gpu:
-        each.setdefault("GPU", 1.0)
-    return {name: amount * scaling.min_workers for name, amount in each.items() if amount}
+def _needed(recipe: Recipe) -> dict[str, dict[str, float]]:
+    """By resource, what the fewest workers that the run goes on with, decoding and validation need."""
+    scaling, validated = recipe.scaling, recipe.eval.resources if recipe.eval.every else {}
+    workers, decoders = scaling.min_workers, scaling.decode_cores or 1
+    each = ({"GPU": 1.0} if scaling.use_gpu else {}) | scaling.resources_per_worker
+    return {
+        name: {
+            f"{workers} worker{'s' * (workers > 1)}": each.get(name, 0) * workers,
+            f"{decoders} decoder{'s' * (decoders > 1)}": decoders if name == "CPU" else 0,
+            "a validation": validated.get(name, 0),
+        }
+        for name in {**each, **validated, "CPU": 0}
+    }

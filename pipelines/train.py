@@ -25,7 +25,7 @@ from pipelines.console import Console
 from pipelines.events import start_event_log
 from pipelines.job import Job
 from pipelines.listener import Listener
-from pipelines.local_ray import ray_session
+from pipelines.local_ray import check_resources, ray_session
 from pipelines.prepare import prepare
 from pipelines.recipe import Recipe
 from pipelines.run_folder import SUMMARY_FILE
@@ -75,6 +75,7 @@ def run(recipe: Recipe, console: Console | None = None) -> Summary:
 
 def _fit(job: Job, console: Console, tracker: Tracker | None, heard: Heard) -> None:
     """Run the trainer in a thread, while this one prints, tracks, validates, and passes on a wish to stop."""
+    check_resources(job.recipe)
     budget = cluster_budget(job.recipe, job.source, job.decoding)
     console.line(budget.as_text())
     heard.budget = budget

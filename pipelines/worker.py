@@ -44,7 +44,7 @@ class PlanConfig(ray.train.DataConfig):
         """The iterators of all workers; the dataset that the trainer names only holds the place of ours."""
         ray.data.DataContext.get_current().enable_progress_bars = False
         job = self._job
-        first, stop, cores = job.resume_step(), job.recipe.train.steps, decode_cores(job.recipe.scaling, world_size)
+        first, stop, cores = job.resume_step(), job.recipe.train.steps, decode_cores(job.recipe, world_size)
         stream = build_dataset(job.source, job.decoding, job.layout(world_size), first, stop, cores)
         return super().configure(dict.fromkeys(datasets, stream), world_size, worker_handles, worker_node_ids, **more)
 

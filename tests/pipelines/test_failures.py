@@ -97,7 +97,8 @@ def test_a_benchmark_that_cannot_be_read_does_not_end_a_run(overrides: list[str]
     ("overrides_", "sentence"),
     [
         (["scaling.use_gpu=true"], r"2 workers need 2 GPU, and this machine has 0"),
-        (["scaling.resources_per_worker={CPU: 100}"], r"2 workers need 200 CPU, and this machine has 8"),
+        (["eval.every=5", "eval.resources={GPU: 1}"], r"a validation needs 1 GPU, and this machine has 0"),
+        (["scaling.resources_per_worker={CPU: 100}"], r"2 workers and 2 decoders need 202 CPU, and this machine has 8"),
     ],
 )
 def test_more_than_the_cluster_can_ever_have_is_refused_at_once(
