@@ -45,8 +45,9 @@ class Listener:
                     self._tracker.log(records)
             case {"saved": _}:
                 self._validator.saved()
-            case {"started": workers, "step": step}:
+            case {"started": workers, "step": step, "placement_group": group}:
                 self._heard.starts += 1
+                self._heard.placement_group = group
                 if self._heard.starts > 1:
                     console.line(f"started again on {workers} worker{'s' * (workers > 1)} at step {step}")
             case {"checkpoint_failed": step, "reason": reason}:

@@ -85,6 +85,8 @@ class Heard:
     budget: StreamBudget | None = None
     object_store_peak_bytes: int = 0
     starts: int = 0
+    placement_group: Any = None
+    """Of the workers that were started last."""
     steps: int = 0
     phases: Counter[str] = field(default_factory=Counter)
     """Seconds of all steps heard of."""

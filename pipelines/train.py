@@ -19,6 +19,7 @@ import ray.data
 import ray.exceptions
 import ray.train
 import ray.train.torch
+import ray.util
 
 from pipelines.budget import StreamBudget, cluster_budget, execution_options, watch_store
 from pipelines.console import Console
@@ -85,7 +86,7 @@ def _fit(job: Job, console: Console, tracker: Tracker | None, heard: Heard) -> N
     def fit() -> None:
         try:
             if job.resume_step() < job.recipe.train.steps:
-                _fit_again(job, events, budget)
+                _fit_again(job, events, budget, heard)
         except BaseException as error:  # carried over to the main thread
             errors.append(error)
 
@@ -107,7 +108,7 @@ def _fit(job: Job, console: Console, tracker: Tracker | None, heard: Heard) -> N
         raise TrainingError(heard.failures[-1]["failure"] if heard.failures else str(errors[0])) from errors[0]
 
 
-def _fit_again(job: Job, events: Any, budget: StreamBudget) -> None:
+def _fit_again(job: Job, events: Any, budget: StreamBudget, heard: Heard) -> None:
     """Fit; where Ray Train's controller itself dies, which takes the workers with it, start a new one."""
     for left in reversed(range(job.recipe.scaling.max_failures + 1)):
         try:
@@ -116,6 +117,8 @@ def _fit_again(job: Job, events: Any, budget: StreamBudget) -> None:
         except ray.exceptions.RayActorError:
             if not left:
                 raise
+            if heard.placement_group is not None:  # Ray Train frees it only where Ray's dashboard runs
+                ray.util.remove_placement_group(heard.placement_group)
             failure = "the controller of Ray Train died"
             ray.get(events.put.remote({"failure": failure, "user_error": False, "final": False}))
 

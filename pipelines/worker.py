@@ -11,6 +11,7 @@ import ray.data
 import ray.train
 import ray.train.collective
 import ray.train.torch
+import ray.util
 import torch
 
 from pipelines.budget import decode_cores
@@ -117,7 +118,8 @@ class RayReporter(RunReporter):
         self._stop = StopFlag(events) if share.rank == 0 else None
         self._last: dict[str, Any] = {}
         self._asked, self._noticed = time.monotonic(), frozenset[str]()
-        self._tell({"started": share.world_size, "step": step, "at": time.time()})
+        group = ray.util.get_current_placement_group()
+        self._tell({"started": share.world_size, "step": step, "placement_group": group})
 
     def log(self, records: list[dict[str, Any]]) -> None:
         """Records also stay for Ray Train's report."""
