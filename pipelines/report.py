@@ -13,6 +13,7 @@ from pipelines.console import duration
 from pipelines.evaluate import EVALUATION_FILE, EVALUATION_FOLDER
 from pipelines.run_folder import SUMMARY_FILE, RunFolder
 from pipelines.storage import Location, locate
+from pipelines.timing import PHASES
 
 REPORT_FILE = "report.html"
 
@@ -44,18 +45,23 @@ def _section(title: str, content: str) -> str:
 
 def _facts(summary: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> str:
     if not summary:
-        facts = {"status": "running or interrupted", "step": records[-1]["step"], "loss": f"{records[-1]['loss']:.3f}"}
+        facts = {"status": "running or interrupted", "step": records[-1]["step"], "loss": _loss(records[-1]["loss"])}
         return _table(["", ""], facts.items())
     facts = {
         "status": summary["status"],
         "steps": f"{summary['step']:,} of {summary['steps']:,}",
         "pairs seen": f"{summary['rows_seen']:,} ({summary['epochs']:.1f} epochs)",
-        "last loss": f"{summary['loss']:.3f}",
+        "last loss": _loss(summary["loss"]),
+        "best checkpoint": f"step {summary['best_step']:,}, {summary['best_value']:.4f}"
+        if summary["best_step"]
+        else "",
+        "health": _by_cause({name: summary[name] for name in _HEALTH if summary[name]}),
         "invalid rows": _by_cause(summary["invalid_rows"]),
         "rows left out by the index": _by_cause(summary["excluded_rows"]),
         "time of the last start": duration(summary["seconds"]),
         "speed": f"{summary['images_per_second']:.0f} images/s" if summary["images_per_second"] else "",
         "waiting for data": f"{summary['data_wait_fraction']:.0%}" if summary["images_per_second"] else "",
+        "what bounds it": summary["verdict"] or "",
         "checkpoint": summary["checkpoint"],
         "data": f"manifest {summary['manifest_digest'][:12]}",
         "MLflow": f"run {summary['mlflow_run_id']} in {summary['mlflow_uri']}" if summary["mlflow_run_id"] else "off",
@@ -63,8 +69,15 @@ def _facts(summary: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> 
     return _table(["", ""], facts.items())
 
 
+_HEALTH = ("skipped_steps", "rollbacks", "loss_spikes")
+
+
+def _loss(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.3f}"
+
+
 def _by_cause(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{cause} {n:,}" for cause, n in counts.items()) or "none"
+    return ", ".join(f"{cause.replace('_', ' ')} {n:,}" for cause, n in counts.items()) or "none"
 
 
 def _evaluation_sections(folder: RunFolder) -> list[str]:
@@ -134,6 +147,7 @@ def _gallery(folder: Location, names: Sequence[str]) -> str:
 
 _CURVES = {
     "loss": "loss",
+    "grad_norm": "gradient norm",
     "logit_scale": "logit scale",
     "learning_rate": "learning rate",
     "images_per_second": "images/s",
@@ -141,16 +155,18 @@ _CURVES = {
 
 
 def _curves(records: Sequence[Mapping[str, Any]]) -> str:
-    """Four small charts over steps as one inline SVG."""
+    """Small charts over steps as one inline SVG; the last says where the time of a step went."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.subplots(2, 2).flat
-    for axis, (name, title) in zip(axes, _CURVES.items(), strict=True):
-        points = [(record["step"], record[name]) for record in records if name in record]
+    figure = Figure(figsize=(11, 5.5), layout="constrained")
+    axes = list(figure.subplots(2, 3).flat)
+    for axis, (name, title) in zip(axes, _CURVES.items(), strict=False):
+        points = [(record["step"], record[name]) for record in records if record.get(name) is not None]
         axis.plot([step for step, _ in points], [value for _, value in points], color="#2a6f97", linewidth=1.2)
         axis.set_title(title, fontsize=10)
+    _draw_phases(axes[-1], [record for record in records if "phases" in record])
+    for axis in axes:
         axis.set_xlabel("step", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.25)
@@ -158,6 +174,14 @@ def _curves(records: Sequence[Mapping[str, Any]]) -> str:
     no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # else the page would carry foreign addresses
     FigureCanvasSVG(figure).print_svg(stream, metadata=no_metadata)
     return stream.getvalue()[stream.getvalue().index("<svg") :]
+
+
+def _draw_phases(axis: Any, records: Sequence[Mapping[str, Any]]) -> None:
+    shown = [name for name in PHASES if any(record["phases"][name] > 0 for record in records)]
+    seconds = [[record["phases"][name] for record in records] for name in shown]
+    axis.stackplot([record["step"] for record in records], seconds, labels=[name.replace("_", " ") for name in shown])
+    axis.legend(fontsize=6, loc="upper right", reverse=True)
+    axis.set_title("seconds of a step", fontsize=10)
 
 
 _PAGE = """<!DOCTYPE html>
