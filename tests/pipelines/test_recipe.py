@@ -115,6 +115,19 @@ def test_differences_are_those_that_change_the_result() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (["scaling.num_workers=[2, 3]"], "128 is not divisible by scaling.num_workers 3; use 126 or 129"),
+        (["scaling.num_workers=[3, 2]"], "must be the least and the most workers, as in [2, 8] (got [3, 2])"),
+        (["scaling.num_workers=0"], "must be at least 1 (got 0)"),
+        (["scaling.num_workers=[1, 2]", "scaling.max_failures=0"], "an elastic run goes on by starting again"),
+        (["train.micro_batch_size=48"], "128 is not divisible by 2 workers times train.micro_batch_size 48; use 96 or"),
+        (["train.micro_batch_size=100", "scaling.num_workers=1"], "train.micro_batch_size 100; use 100 or 200"),
+        (
+            ["train.micro_batch_size=64", "scaling.num_workers=[1, 4]"],
+            "128 is 2 micro-batches of train.micro_batch_size 64, fewer than the 4 workers; use 256, or fewer workers",
+        ),
+        (["train.profile_steps=[5, 3]"], "must be a first and a last step"),
+        (["eval.every=150", "checkpoint.every=100"], "eval.every: 150 is not a multiple of checkpoint.every 100"),
+        (["eval.every=100", "eval.benchmark=null"], "name the benchmark to validate on"),
         (["data.url=null"], "name one dataset with url, or several with sources"),
         (["data.sources=[{url: a}]"], "not both"),
         (["data.url=null", "data.sources=[{url: a}]", "data.key_column=k"], "key_column: with sources, give it to"),
