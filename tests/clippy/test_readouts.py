@@ -17,7 +17,7 @@ from clippy.architecture import ImageConfig, ModelConfig, TextConfig
 from clippy.baselines import HuggingFaceCLIP
 from clippy.inference import class_scores, embed_classes, segment
 from clippy.last_attention import attention_masks, class_attention, last_attention
-from clippy.maskclip import MaskCLIP, key_smoothing, prompt_denoising
+from clippy.maskclip import MaskCLIP, key_smoothing, prompt_denoising, read_keys
 from clippy.refine import refine
 from clippy.tokens import build_tokenizer
 from clippy.windows import windowed_scores
@@ -53,7 +53,8 @@ def test_maskclip_equals_a_last_layer_in_which_each_token_sees_itself_alone(mode
     trunk, tokens = model.image.trunk, before_last_block(model, pixels())
     only_itself = torch.full((tokens.shape[1], tokens.shape[1]), -torch.inf).fill_diagonal_(0)
     expected = trunk.norm(trunk.blocks[-1](tokens, attn_mask=only_itself))[:, 1:]
-    patches, keys, grid = MaskCLIP(model).patches_and_keys(pixels())
+    patches, grid = MaskCLIP(model).encode_patches(pixels())
+    keys = read_keys(model, pixels())
     torch.testing.assert_close(patches, expected, rtol=1e-4, atol=1e-5)
     assert grid == (4, 6)
     last = trunk.blocks[-1]
