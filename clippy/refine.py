@@ -65,15 +65,19 @@ def label_refined(
             total_HW = torch.logaddexp(total_HW, scores_of(part_CD).logsumexp(dim=0))
     best_HW = torch.full(size, -torch.inf, device=device)
     labels_HW = torch.zeros(size, dtype=torch.int32, device=device)
-    first = 0
-    for part_CD in parts:
-        scores_CHW = scores_of(part_CD) if scale is None else (scores_of(part_CD) - total_HW).exp()
-        refined_CHW = upsample(_spread(scores_CHW[None], weights_BKHW, ITERATIONS, DILATIONS)[0], size)
-        found_HW, index_HW = refined_CHW.max(dim=0)
-        better_HW = found_HW > best_HW
-        best_HW = torch.where(better_HW, found_HW, best_HW)
-        labels_HW = torch.where(better_HW, (index_HW + first).int(), labels_HW)
-        first += len(part_CD)
+    for part_CD, ids_C in zip(parts, torch.arange(len(classes_CD), device=device).split(len(parts[0])), strict=True):
+        scores_CHW = scores_of(part_CD)
+        if scale is not None:
+            scores_CHW = (scores_CHW - total_HW).exp()
+            # Refined, a class stays below its peak, and the best of C is at least 1 / C: most drop out here.
+            hopeful_C = scores_CHW.amax(dim=(1, 2)) * len(classes_CD) >= 0.99
+            scores_CHW, ids_C = scores_CHW[hopeful_C], ids_C[hopeful_C]
+        if len(ids_C):
+            refined_CHW = upsample(_spread(scores_CHW[None], weights_BKHW, ITERATIONS, DILATIONS)[0], size)
+            found_HW, index_HW = refined_CHW.max(dim=0)
+            better_HW = found_HW > best_HW
+            best_HW = torch.where(better_HW, found_HW, best_HW)
+            labels_HW = torch.where(better_HW, ids_C[index_HW].int(), labels_HW)
     return labels_HW, best_HW
 
 
@@ -81,7 +85,7 @@ def _spread(scores: Tensor, weights_BKHW: Tensor, iterations: int, dilations: Se
     for _ in range(iterations):
         total = torch.zeros_like(scores)
         for index, moved in enumerate(_neighbours(scores, dilations)):
-            total += weights_BKHW[:, index : index + 1] * moved
+            total.addcmul_(weights_BKHW[:, index : index + 1], moved)
         scores = total
     return scores
 

@@ -1,9 +1,9 @@
-"""The best class of each pixel of a large picture, without ever holding the scores of all classes at all pixels.
+"""The best class of each pixel, without holding the scores of all classes at all pixels where these are too many.
 
 Equal to `clippy.inference.segment` up to rounding, in bounded memory. Between four patch centres a score is bilinear,
 there and in every rectangle inside, so a class that is nowhere at the corners of a rectangle as good as some other one
-is at all of them cannot win in it. Rectangles with many classes left are quartered, and most of many classes are
-never up-sampled at all.
+is at all of them cannot win in it. In large pictures rectangles with many classes left are quartered, and most of many
+classes are never up-sampled at all.
 
 Shapes in names: D embedding width, C classes, K candidates among them, P pixels of a rectangle, R its rows, S its
 columns, H and W in pixels, h and w in patches.
@@ -42,6 +42,8 @@ def label_pixels(patches_hwD: Tensor, classes_CD: Tensor, size: tuple[int, int])
     class where those are more.
     """
     classes_CD = classes_CD.to(patches_hwD.device)
+    if len(classes_CD) * size[0] * size[1] <= inference.MAX_SCORES:
+        return upsample(torch.einsum("hwd,cd->chw", patches_hwD, classes_CD), size).argmax(dim=0).int()
     labels_HW = torch.empty(size, dtype=torch.int32, device=patches_hwD.device)
     down_H, rows = _between_centres(size[0], patches_hwD.shape[0])
     along_W, columns = _between_centres(size[1], patches_hwD.shape[1])
