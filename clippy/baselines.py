@@ -9,11 +9,14 @@ Shapes: B batch, H W pixels, N patches, h w patch grid, D width, G groups.
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -152,8 +155,12 @@ class OpenCLIP(_Baseline):
                 name, pretrained=pretrained, weights_only=True, require_pretrained=":" in name
             )
             tokenizer = open_clip.get_tokenizer(name)
-        except (RuntimeError, OSError, ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"open_clip cannot load {source}: {str(error).splitlines()[0]}") from None
+        except pickle.UnpicklingError:
+            raise ValueError(f"open_clip cannot load {source}: its weights hold more or other than tensors") from None
+        except (RuntimeError, OSError, ValueError, TypeError, KeyError, EOFError, SafetensorError) as error:
+            raise ValueError(
+                f"open_clip cannot load {source}: {(str(error) or 'nothing in it').splitlines()[0]}"
+            ) from None
         visual = model.visual
         if not isinstance(visual, open_clip.transformer.VisionTransformer) or visual.proj is None:
             raise ValueError(f"{name}: its image tower is not open_clip's own Vision Transformer; name one that has it")
@@ -204,17 +211,24 @@ def _resample(positions_ND: Tensor, old: tuple[int, int], new: tuple[int, int]) 
 def _load(kind: Any, name: str, model_type: str) -> tuple[Any, Any, Sequence[float], Sequence[float]]:
     """Model in evaluation mode, tokenizer, mean and deviation. Raises ValueError unless every key fits."""
     from transformers import AutoTokenizer
+    from transformers.utils import logging
 
     repository = Repository(name, "MODEL")
     config = repository.find("config.json")
     found = json.loads(config.read_text(encoding="utf-8")).get("model_type") if config else None
     if found != model_type:
         raise ValueError(f"{name}: expected a model of type {model_type!r}, found {found!r}")
+    bars = logging.is_progress_bar_enabled()
+    if Path(name).is_dir():
+        logging.disable_progress_bar()  # of reading, which takes a moment; that of a download stays
     try:
         model, report = kind.from_pretrained(name, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name}: does not load ({str(error).splitlines()[0]})") from None
+    finally:
+        if bars:
+            logging.enable_progress_bar()
     problems = {what: sorted(map(str, keys)) for what, keys in report.items() if keys and what.endswith("_keys")}
     if problems:
         raise ValueError(f"{name}: these weights are not of this architecture: {problems}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clippy.load import CONFIG_FILE, OPEN_CLIP, OPEN_CLIP_FILE, load_model, model_kind
@@ -52,8 +53,7 @@ def find_model(path: str) -> FoundModel:
         location = locate(path)
         if (location / OPEN_CLIP_FILE).exists() and not (location / CONFIG_FILE).exists():
             return FoundModel(path, None, location)
-        is_place = "://" in path or location.exists() or path.startswith((".", "/", "~")) or path.count("/") != 1
-        if is_place:
+        if location.exists() or not _may_be_of_hub(path):
             target = find_target(path)
             return FoundModel(target.model.url, target.step, target.model)
     model_kind(path)  # refuses what is no model before anything else is done
@@ -81,3 +81,9 @@ def find_target(path: str) -> Target:
     recipe = Recipe.load(f"{path}/{RECIPE_FILE}", (location / RECIPE_FILE).read_text())
     parent = RunFolder(locate("/".join(path.rstrip("/").split("/")[:-2]) or "."))
     return Target(location, step, parent if parent.exists() else None, recipe)
+
+
+def _may_be_of_hub(path: str) -> bool:
+    """Whether this has the form OWNER/NAME; in a folder that is here it is a slip, for which no network is asked."""
+    parts = Path(path).parts
+    return "://" not in path and len(parts) == 2 and parts[0] not in ("/", "~", "..") and not Path(parts[0]).is_dir()
