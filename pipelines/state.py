@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.fs as pafs
 import torch
 from safetensors.torch import load_file, load_model, save_file
 
@@ -107,7 +108,8 @@ def local_folder(location: Location) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as folder:
         for info in location.list():
-            (Path(folder) / info.base_name).write_bytes((location / info.base_name).read_bytes())
+            if info.type == pafs.FileType.File:
+                (Path(folder) / info.base_name).write_bytes((location / info.base_name).read_bytes())
         yield Path(folder)
 
 
