@@ -162,8 +162,10 @@ class OpenCLIP(_Baseline):
                 f"open_clip cannot load {source}: {(str(error) or 'nothing in it').splitlines()[0]}"
             ) from None
         visual = model.visual
-        if not isinstance(visual, open_clip.transformer.VisionTransformer) or visual.proj is None:
-            raise ValueError(f"{name}: its image tower is not open_clip's own Vision Transformer; name one that has it")
+        if not isinstance(visual, open_clip.transformer.VisionTransformer) or visual.attn_pool is not None:
+            raise ValueError(
+                f"{name}: its image tower is not open_clip's plain Vision Transformer; name one that has it"
+            )
         size, patch = visual.image_size, visual.patch_size
         super().__init__(visual.preprocess_cfg["mean"], visual.preprocess_cfg["std"], size[0], patch[0])
         self.model, self._tokenizer = model.eval(), tokenizer

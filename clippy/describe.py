@@ -48,12 +48,12 @@ def _describe_baseline(model: HuggingFaceCLIP | GroupViT | OpenCLIP) -> dict[str
     if isinstance(model, OpenCLIP):
         kind, visual = "CLIP of open_clip", model.model.visual
         layers, width = len(visual.transformer.resblocks), len(visual.class_embedding)
-        embedding = visual.output_dim
+        embedding, pooling = visual.output_dim, {"tok": "cls", "avg": "mean"}.get(visual.pool_type, visual.pool_type)
         tokens, vocabulary = model.model.context_length, model.model.vocab_size
     else:
         vision, text = model.model.config.vision_config, model.model.config.text_config
         grouping = isinstance(model, GroupViT)
-        kind = "GroupViT of transformers" if grouping else "CLIP of transformers"
+        kind, pooling = ("GroupViT of transformers", "groups") if grouping else ("CLIP of transformers", "cls")
         layers = sum(vision.depths) if grouping else vision.num_hidden_layers
         width, embedding = vision.hidden_size, model.model.config.projection_dim
         tokens, vocabulary = text.max_position_embeddings, text.vocab_size
@@ -62,7 +62,7 @@ def _describe_baseline(model: HuggingFaceCLIP | GroupViT | OpenCLIP) -> dict[str
         "image tower": f"Vision Transformer, {layers} layers of width {width}",
         "image size": model.image_size,
         "patch size": model.patch_size,
-        "image pooling": "mean of groups" if isinstance(model, GroupViT) else "cls",
+        "image pooling": pooling,
         "image mean": [round(value / 255, 4) for value in model.mean.flatten().tolist()],
         "image deviation": [round(value / 255, 4) for value in model.std.flatten().tolist()],
         "tokens at most": tokens,

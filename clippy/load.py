@@ -1,8 +1,4 @@
-"""Any model that pictures can be given to, ours or a baseline, picked by what its own configuration says.
-
-from clippy.load import load_model
-model = load_model("openai/clip-vit-base-patch16")
-"""
+"""Any model that pictures can be given to, ours or a baseline, picked by what its own configuration says."""
 
 from __future__ import annotations
 
@@ -46,7 +42,7 @@ def model_kind(name: str) -> str:
     Raises ValueError for a name that is no folder and no repository of the hub, and for a model of another kind.
     """
     if name.startswith(OPEN_CLIP):
-        if not all(name.split(":", 2)[1:]) or name.count(":") < 2:
+        if name.count(":") < 2 or not all(name.split(":", 2)):
             raise ValueError(f"MODEL: {name}: the form is open_clip:ARCHITECTURE:WEIGHTS, a file or a tag of open_clip")
         return "open_clip"
     repository = Repository(name, "MODEL")

@@ -68,6 +68,7 @@ def test_a_model_of_open_clip_on_object_storage(run: Run, photos: Path, open_cli
 
     for file in open_clip_folder.iterdir():
         locate(f"s3://bucket/open_clip/{file.name}").write_bytes(file.read_bytes())
+    locate("s3://bucket/open_clip/onnx/model.onnx").write_bytes(b"what else a repository may hold")
     words = ["photos/a.png", "--labels", "dog,cat", "--templates", "{}"]
     remote = run("classify", "s3://bucket/open_clip", *words)
     assert remote["model"] == "s3://bucket/open_clip"
