@@ -37,8 +37,8 @@ def add_use_verbs(verbs: Any) -> None:
         "--background-threshold",
         type=float,
         metavar="P",
-        help="pixels whose best word is less probable than P become id 0; the softmax over all labels and background "
-        "words, as classify gives it",
+        help="pixels whose best word is less probable than P become id 0: the softmax, over all labels and background "
+        "words, of cosine times the model's inverse temperature",
     )
     command.add_argument(
         "--readout",
