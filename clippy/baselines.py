@@ -9,12 +9,16 @@ Shapes: B batch, H W pixels, N patches, h w patch grid, D width, G groups.
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from clippy.pretrained import Repository
 from clippy.released import OPENAI_MEAN, OPENAI_STD
@@ -27,6 +31,8 @@ class _Baseline(nn.Module):
     mean: Tensor
     std: Tensor
     model: Any
+    takes_one_size = False
+    """Each resamples its position embeddings to the size of a picture."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], image_size: int, patch_size: int) -> None:
         super().__init__()
@@ -104,6 +110,10 @@ class GroupViT(_HuggingFace):
         from transformers import GroupViTModel
 
         super().__init__(GroupViTModel, name, "groupvit")
+        # Its embeddings can be resampled to other sizes, as its authors' code does, but nothing above hands this on.
+        self.model.vision_model.embeddings.register_forward_pre_hook(
+            lambda _, arguments, keywords: (arguments, {**keywords, "interpolate_pos_encoding": True}), with_kwargs=True
+        )
 
     def encode_patches(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """(B, N, D) and (h, w)."""
@@ -127,9 +137,10 @@ class GroupViT(_HuggingFace):
 
 
 class OpenCLIP(_Baseline):
-    """A CLIP of open_clip's own Vision Transformer (needs ``open_clip_torch``): ``("ViT-B-16", "file.safetensors")``.
+    """A CLIP of open_clip's own Vision Transformer (needs ``open_clip_torch``), read out as ``HuggingFaceCLIP``.
 
-    Read out as ``HuggingFaceCLIP``. Raises ValueError where open_clip has no such model or its tower is another.
+    Named as open_clip does: ``("ViT-B-16", "file.safetensors")``, random without weights, or ``"local-dir:FOLDER"`` or
+    ``"hf-hub:OWNER/NAME"``, which have to hold some. Raises ValueError where it does not load or its tower is another.
     """
 
     def __init__(self, name: str, pretrained: str | None = None) -> None:
@@ -138,25 +149,34 @@ class OpenCLIP(_Baseline):
             import open_clip
         except ImportError:
             raise ValueError("open_clip is not installed; pip install open_clip_torch") from None
+        source = f"{name!r} with {pretrained!r}" if pretrained else repr(name)
         try:
-            model = open_clip.create_model(name, pretrained=pretrained, weights_only=True)
+            model = open_clip.create_model(
+                name, pretrained=pretrained, weights_only=True, require_pretrained=":" in name
+            )
             tokenizer = open_clip.get_tokenizer(name)
-        except RuntimeError as error:
-            raise ValueError(f"open_clip cannot load {name!r} with {pretrained!r}: {error}") from None
+        except pickle.UnpicklingError:
+            raise ValueError(f"open_clip cannot load {source}: its weights hold more or other than tensors") from None
+        except (RuntimeError, OSError, ValueError, TypeError, KeyError, EOFError, SafetensorError) as error:
+            raise ValueError(
+                f"open_clip cannot load {source}: {(str(error) or 'nothing in it').splitlines()[0]}"
+            ) from None
         visual = model.visual
-        if getattr(visual, "proj", None) is None or not hasattr(visual, "forward_intermediates"):
-            raise ValueError(f"{name}: its image tower is not open_clip's own Vision Transformer; name one that has it")
+        if not isinstance(visual, open_clip.transformer.VisionTransformer) or visual.attn_pool is not None:
+            raise ValueError(
+                f"{name}: its image tower is not open_clip's plain Vision Transformer; name one that has it"
+            )
         size, patch = visual.image_size, visual.patch_size
-        mean, std = visual.preprocess_cfg["mean"], visual.preprocess_cfg["std"]
-        super().__init__(mean, std, *(side[0] if isinstance(side, tuple) else side for side in (size, patch)))
+        super().__init__(visual.preprocess_cfg["mean"], visual.preprocess_cfg["std"], size[0], patch[0])
         self.model, self._tokenizer = model.eval(), tokenizer
+        self._tokens = _OpenCLIPTokens(visual)
 
     def encode_patches(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """(B, N, D) and (h, w)."""
-        found = self.model.visual.forward_intermediates(
-            self._normalise(images), indices=1, normalize_intermediates=True, output_fmt="NLC", intermediates_only=True
-        )
-        return found["image_intermediates"][-1] @ self.model.visual.proj, self._grid(images)
+        grid = self._grid(images)
+        positions = _resample(self.model.visual.positional_embedding, self.model.visual.grid_size, grid)
+        arguments = ({"visual.positional_embedding": positions}, (self._normalise(images),))
+        return functional_call(self._tokens, *arguments) @ self.model.visual.proj, grid
 
     def encode_image(self, images: Tensor) -> Tensor:
         """(B, D)."""
@@ -167,20 +187,50 @@ class OpenCLIP(_Baseline):
         return self.model.encode_text(self._tokenizer(list(captions)).to(self.mean.device))
 
 
+class _OpenCLIPTokens(nn.Module):
+    """The normed patch tokens of open_clip's tower as a ``forward``, so that it can run with other positions."""
+
+    def __init__(self, visual: Any) -> None:
+        super().__init__()
+        self.visual = visual
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        found = self.visual.forward_intermediates(
+            pixels, indices=1, normalize_intermediates=True, output_fmt="NLC", intermediates_only=True
+        )
+        return found["image_intermediates"][-1]
+
+
+def _resample(positions_ND: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Position embeddings of a class token and a grid for another grid, bicubic as open_clip resizes them."""
+    if old == new:
+        return positions_ND
+    grid_1Dhw = positions_ND[1:].T.unflatten(-1, old)[None]
+    resized_1Dhw = F.interpolate(grid_1Dhw, new, mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([positions_ND[:1], resized_1Dhw[0].flatten(1).T])
+
+
 def _load(kind: Any, name: str, model_type: str) -> tuple[Any, Any, Sequence[float], Sequence[float]]:
     """Model in evaluation mode, tokenizer, mean and deviation. Raises ValueError unless every key fits."""
     from transformers import AutoTokenizer
+    from transformers.utils import logging
 
     repository = Repository(name, "MODEL")
     config = repository.find("config.json")
     found = json.loads(config.read_text(encoding="utf-8")).get("model_type") if config else None
     if found != model_type:
         raise ValueError(f"{name}: expected a model of type {model_type!r}, found {found!r}")
+    bars = logging.is_progress_bar_enabled()
+    if Path(name).is_dir():
+        logging.disable_progress_bar()  # of reading, which takes a moment; that of a download stays
     try:
         model, report = kind.from_pretrained(name, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name}: does not load ({str(error).splitlines()[0]})") from None
+    finally:
+        if bars:
+            logging.enable_progress_bar()
     problems = {what: sorted(map(str, keys)) for what, keys in report.items() if keys and what.endswith("_keys")}
     if problems:
         raise ValueError(f"{name}: these weights are not of this architecture: {problems}")

@@ -63,7 +63,7 @@ def palette(num_classes: int) -> Pixels:
     return np.array(colours, dtype=np.uint8).reshape(-1, 3)
 
 
-def overlay(image: Pixels, labels: Labels, colours: Pixels, opacity: float = 0.55) -> Pixels:
+def overlay(image: Pixels, labels: Labels, colours: Pixels, opacity: float = 0.7) -> Pixels:
     """Tint each pixel with the colour of its class, over the picture in grey.
 
     image: (H, W, 3) uint8. labels: (H, W) integers; ids without a colour (255 for void) leave the picture

@@ -37,6 +37,22 @@ class Encoder(Protocol):
         """Map B captions to embeddings (B, D)."""
 
 
+@contextmanager
+def evaluation(model: Encoder) -> Iterator[None]:
+    """Switch to evaluation and inference mode, then put back the mode of every module as it was."""
+    # Module.train() would also wake modules the caller had frozen in evaluation mode, hence one by one.
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    were_training = [module.training for module in modules]
+    try:
+        if isinstance(model, nn.Module):
+            model.eval()
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, was_training in zip(modules, were_training, strict=True):
+            module.training = was_training
+
+
 def embed_classes(model: Encoder, names: Sequence[str], templates: Sequence[str]) -> Tensor:
     """Embed each class name as the mean of its prompts: normalise each, average, normalise again.
 
@@ -50,7 +66,7 @@ def embed_classes(model: Encoder, names: Sequence[str], templates: Sequence[str]
         if "{}" not in template:
             raise ValueError(f"template {template!r} has no '{{}}' for the class name")
     captions = [template.replace("{}", name) for name in names for template in templates]
-    with _inference(model):
+    with evaluation(model):
         parts = [
             _unit(model.encode_captions(captions[start : start + CAPTIONS_PER_CALL]))
             for start in range(0, len(captions), CAPTIONS_PER_CALL)
@@ -64,7 +80,7 @@ def embed_patches(model: Encoder, images: Tensor) -> tuple[Tensor, tuple[int, in
 
     images: uint8 (B, 3, H, W). Raises ValueError if the model's patches do not fill its grid.
     """
-    with _inference(model):
+    with evaluation(model):
         patches_BND, grid = model.encode_patches(images)
         _require_grid(patches_BND, grid)
         return _unit(patches_BND), grid
@@ -75,7 +91,7 @@ def classify(model: Encoder, images: Tensor, class_embeddings: Tensor) -> Tensor
 
     images: uint8 (B, 3, H, W). class_embeddings: (C, D). Returns (B, C) float32 in -1..1.
     """
-    with _inference(model):
+    with evaluation(model):
         image_BD = _unit(model.encode_image(images))
         return image_BD @ _unit(class_embeddings).to(image_BD.device).T
 
@@ -88,7 +104,7 @@ def class_scores(model: Encoder, images: Tensor, class_embeddings: Tensor, size:
     up-sampling C scores equals up-sampling D features and costs far less.
     Source: top-down grouping, CLIPpy paper (arXiv 2210.09996).
     """
-    with _inference(model):
+    with evaluation(model):
         return _upsample(_patch_scores(model, images, class_embeddings), size)
 
 
@@ -98,7 +114,7 @@ def segment(model: Encoder, images: Tensor, class_embeddings: Tensor, size: tupl
     Arguments as `class_scores`. Returns (B, H, W) int64 class ids. Only as many images are up-sampled
     at once as fit in MAX_SCORES.
     """
-    with _inference(model):
+    with evaluation(model):
         scores_BChw = _patch_scores(model, images, class_embeddings)
         num_scores = scores_BChw.shape[1] * size[0] * size[1]
         chunks = scores_BChw.split(max(1, MAX_SCORES // num_scores))
@@ -199,22 +215,6 @@ def patch_majority(mask_HW: Tensor, h: int, w: int, ignore: int = IGNORED_ID) ->
     votes_NC = votes.reshape(h * w, len(ids_C)).masked_fill(ids_C == ignore, 0)
     majority_N = ids_C[votes_NC.argmax(dim=1)].masked_fill(votes_NC.sum(dim=1) == 0, ignore)
     return majority_N.reshape(h, w)
-
-
-@contextmanager
-def _inference(model: Encoder) -> Iterator[None]:
-    """Switch to evaluation and inference mode, then put back the mode of every module as it was."""
-    # Module.train() would also wake modules the caller had frozen in evaluation mode, hence one by one.
-    modules = list(model.modules()) if isinstance(model, nn.Module) else []
-    were_training = [module.training for module in modules]
-    try:
-        if isinstance(model, nn.Module):
-            model.eval()
-        with torch.inference_mode():
-            yield
-    finally:
-        for module, was_training in zip(modules, were_training, strict=True):
-            module.training = was_training
 
 
 def _unit(embeddings: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The last attention layer of a Vision Transformer, read or replaced while the model runs as it always does.
 
-Works on timm's and transformers' CLIP layers, through hooks: the model's own code makes all else.
+Works on timm's, transformers' CLIP's and open_clip's layers, through hooks: the model's own code makes all else.
 
 Shapes: B batch, T tokens, N patches, D width, A heads, h w patch grid.
 """
@@ -12,24 +12,27 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clippy.baselines import HuggingFaceCLIP
+from clippy.baselines import HuggingFaceCLIP, OpenCLIP
 from clippy.model import CLIPpy
 
 
 def last_attention(model: nn.Module) -> nn.Module:
-    """The layer of a ``CLIPpy`` whose tower is a ViT, or of a ``HuggingFaceCLIP``. Raises ValueError elsewhere."""
+    """The layer of a ``CLIPpy`` whose tower is a ViT, or of a CLIP. Raises ValueError elsewhere."""
     if isinstance(model, CLIPpy) and hasattr(model.image.trunk, "blocks"):
         layer = model.image.trunk.blocks[-1].attn
     elif isinstance(model, HuggingFaceCLIP):
         vision = model.model.vision_model
         layer = getattr(vision, "vision_model", vision).encoder.layers[-1].self_attn
+    elif isinstance(model, OpenCLIP) and hasattr(model.model.visual.transformer, "resblocks"):
+        layer = model.model.visual.transformer.resblocks[-1].attn
     else:
         raise ValueError(
             f"{type(model).__name__}: its image tower is no Vision Transformer whose attention can be read"
         )
-    if not hasattr(layer, "qkv") and not hasattr(layer, "v_proj"):
+    if not hasattr(layer, "qkv") and not hasattr(layer, "v_proj") and not isinstance(layer, nn.MultiheadAttention):
         raise ValueError(
             f"{type(layer).__name__}: an attention layer without queries, keys and values that can be read"
         )
@@ -60,11 +63,22 @@ def values_alone(model: nn.Module) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
+def require_class_attention(model: nn.Module) -> None:
+    """Raises ValueError unless ``class_attention`` can read this model."""
+    if not isinstance(model, CLIPpy):
+        raise ValueError(f"{type(model).__name__}: the attention of its class token is not read; use a CLIPpy")
+    last_attention(model)
+    if not model.image.num_prefix_tokens:
+        raise ValueError(f"{model.config.image.name}: its tower has no class token whose attention could be read")
+
+
 def class_attention(model: CLIPpy, images: Tensor) -> Tensor:
     """What the class token of the last layer looks at: (B, A, h, w), each head's shares of the patches summing to 1.
 
-    Source: DINO (arXiv 2104.14294), whose masks are ``attention_masks`` of this.
+    Source: DINO (arXiv 2104.14294), whose masks are ``attention_masks`` of this. Raises ValueError for a tower without
+    class token or attention.
     """
+    require_class_attention(model)
     layer: Any = last_attention(model)
     found: list[Tensor] = []
 
@@ -98,5 +112,8 @@ def _project(layer: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values, each (B, T, D)."""
     if hasattr(layer, "qkv"):
         query, key, value = layer.qkv(hidden).chunk(3, dim=-1)
+        return query, key, value
+    if isinstance(layer, nn.MultiheadAttention):
+        query, key, value = F.linear(hidden, layer.in_proj_weight, layer.in_proj_bias).chunk(3, dim=-1)
         return query, key, value
     return layer.q_proj(hidden), layer.k_proj(hidden), layer.v_proj(hidden)

@@ -14,7 +14,7 @@ from clippy.last_attention import last_attention, values_alone
 
 
 class MaskCLIP(nn.Module):
-    """Any model of ours or ``HuggingFaceCLIP``, its patches read out with the last attention layer switched off.
+    """A model of ours or a CLIP, its patches read out with the last attention layer switched off.
 
     An ``Encoder`` for ``clippy.inference``; whole images and captions are the model's own.
     """
@@ -26,14 +26,8 @@ class MaskCLIP(nn.Module):
 
     def encode_patches(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """(B, N, D) and (h, w)."""
-        patches, _, grid = self.patches_and_keys(images)
-        return patches, grid
-
-    def patches_and_keys(self, images: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
-        """Patches (B, N, D), the last layer's keys of the patches (B, N, D'), and (h, w)."""
-        with values_alone(self.encoder) as keys:
-            patches, grid = self._own.encode_patches(images)
-        return patches, keys[0][:, -patches.shape[1] :], grid
+        with values_alone(self.encoder):
+            return self._own.encode_patches(images)
 
     def encode_image(self, images: Tensor) -> Tensor:
         """(B, D)."""
@@ -46,6 +40,13 @@ class MaskCLIP(nn.Module):
     @property
     def _own(self) -> Encoder:
         return self.encoder  # type: ignore[return-value]
+
+
+def read_keys(encoder: nn.Module, images: Tensor) -> Tensor:
+    """The last attention layer's keys of the patches, (B, N, D'), for ``key_smoothing``."""
+    with values_alone(encoder) as keys:
+        patches, _ = encoder.encode_patches(images)  # type: ignore[operator]
+    return keys[0][:, -patches.shape[1] :]
 
 
 def prompt_denoising(logits: Tensor, threshold: float = 0.5) -> Tensor:

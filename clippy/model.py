@@ -67,6 +67,21 @@ class CLIPpy(nn.Module):
         """The inverse temperature, a float32 scalar."""
         return self.log_logit_scale.float().exp()
 
+    @property
+    def image_size(self) -> int:
+        """Height and width of the square that it was trained on, in pixels."""
+        return self.config.image.image_size
+
+    @property
+    def patch_size(self) -> int:
+        """Height and width of a patch, in pixels."""
+        return self.image.patch_size
+
+    @property
+    def takes_one_size(self) -> bool:
+        """Whether the tower, such as a Swin, refuses any size but its own."""
+        return bool(getattr(getattr(self.image.trunk, "patch_embed", None), "strict_img_size", False))
+
     def encode_image(self, images_B3HW: torch.Tensor) -> torch.Tensor:
         """(B, D): pooled image embeddings, not normalised."""
         tokens = self.image(images_B3HW)

@@ -15,34 +15,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from clippy import images, inference
-from clippy.draw import Pixels, palette, panel
+from clippy.draw import Pixels
+from clippy.last_attention import attention_masks, class_attention, last_attention, require_class_attention
+from clippy.load import AnyModel
+from clippy.maskclip import MaskCLIP, key_smoothing, prompt_denoising, read_keys
 from clippy.model import CLIPpy
-from clippy.upsampling import label_pixels
+from clippy.readout import GroupOptions, SegmentOptions, View
+from clippy.refine import label_refined
+from clippy.segmentation import BACKGROUND, Segmentation
+from clippy.upsampling import best_probability, label_pixels
+from clippy.windows import windowed_patches
 from clippy.words import TEMPLATES, check_words
 
 Picture = str | Path | bytes | Pixels | Image.Image
 """A file's path or bytes, uint8 (H, W, 3), or a picture of Pillow's; stored orientation is applied."""
 
-BACKGROUND = "background"
 MAX_PROPORTION = 8
 """A panorama longer than so many times its short side is squeezed to that for the model; the result is not."""
-MAX_SIZE, MAX_GROUPS = 2048, 64
-PALETTE_IDS = 256
-"""Ids of a mask with a palette; with more labels it is a 16-bit grey picture."""
-DRAWN_PIXELS, DRAWN_PROPORTION = 768, 0.5
-"""Longest side of a drawing's tiles, and their width over height at least, which a legend needs."""
-LEGEND_ENTRIES = 32
-"""Names that a drawing explains, the largest first; the rest are drawn as one."""
-_GROUND_COLOUR, _REST_COLOUR = (0, 0, 0), (255, 255, 255)
 
 
 @dataclass(frozen=True)
@@ -64,77 +61,8 @@ class Guess:
     cosine: float
 
 
-@dataclass(frozen=True)
-class Share:
-    """How much of a picture an id covers, from 0 to 1."""
-
-    id: int
-    name: str
-    share: float
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """A picture (H, W, 3) uint8, the id of each of its pixels (H, W) int32, and the name of each id.
-
-    Id 0 is the background, the ids of labels or groups are 1 and up, in every picture and with or without background.
-    """
-
-    pixels: Pixels
-    ids: NDArray[np.int32]
-    names: tuple[str, ...]
-
-    def shares(self) -> list[Share]:
-        """What is there, the largest first."""
-        parts = np.array_split(self.ids, max(1, self.ids.size >> 22))  # bincount would make int64 of the whole
-        counts = np.sum([np.bincount(part.ravel(), minlength=len(self.names)) for part in parts], axis=0)
-        order = np.argsort(-counts, kind="stable")
-        return [Share(int(i), self.names[i], float(counts[i] / self.ids.size)) for i in order if counts[i]]
-
-    def mask(self) -> Image.Image:
-        """The ids at the picture's own size, with a palette: black is 0; 16-bit grey with more than 255 labels."""
-        if len(self.names) > PALETTE_IDS:
-            return Image.fromarray(self.ids.astype(np.uint16))
-        mask = Image.fromarray(self.ids.astype(np.uint8))
-        mask.putpalette(_colours(len(self.names)).tobytes())
-        return mask
-
-    def drawing(self) -> Image.Image:
-        """The picture beside the same with each pixel tinted by its label, and a legend; made smaller where large.
-
-        Colours are those of the mask, where that has a palette and up to LEGEND_ENTRIES labels are there.
-        """
-        shares = self.shares()
-        named, others = shares[:LEGEND_ENTRIES], shares[LEGEND_ENTRIES:]
-        named = sorted(named, key=lambda share: share.id)
-        names = [share.name for share in named]
-        if len(self.names) <= PALETTE_IDS:
-            colours = _colours(len(self.names))[[share.id for share in named]]
-        else:
-            colours = _colours(len(named) + 1)[1:]
-        if others:
-            names.append(f"{len(others)} others")
-            colours = np.concatenate([colours, np.array([_REST_COLOUR], dtype=np.uint8)])
-        entry = np.full(len(self.names), len(named), dtype=np.int32)
-        entry[[share.id for share in named]] = range(len(named))
-        pixels, ids = self._reduced()
-        return panel(*_widened(pixels, entry[ids]), None, names, colours)
-
-    def _reduced(self) -> tuple[Pixels, NDArray[np.int32]]:
-        """Picture and ids at a size to look at."""
-        height, width = self.ids.shape
-        scale = min(1, DRAWN_PIXELS / max(height, width))
-        if scale == 1:
-            return self.pixels, self.ids
-        rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
-        row_indices = (np.arange(rows) + 0.5) * height / rows
-        column_indices = (np.arange(columns) + 0.5) * width / columns
-        ids = self.ids[row_indices.astype(int)[:, None], column_indices.astype(int)]
-        return images.resize(self.pixels, rows, columns), ids
-
-
 def embed_words(
-    model: CLIPpy, labels: Sequence[str], background: Sequence[str] = (), templates: Sequence[str] = TEMPLATES
+    model: AnyModel, labels: Sequence[str], background: Sequence[str] = (), templates: Sequence[str] = TEMPLATES
 ) -> Vocabulary:
     """Embed words once for many pictures. Raises ValueError as `clippy.words.check_words` does."""
     check_words(labels, background, templates)
@@ -143,7 +71,7 @@ def embed_words(
 
 
 def classify_picture(
-    model: CLIPpy, picture: Picture, labels: Sequence[str] | Vocabulary, templates: Sequence[str] = TEMPLATES
+    model: AnyModel, picture: Picture, labels: Sequence[str] | Vocabulary, templates: Sequence[str] = TEMPLATES
 ) -> list[Guess]:
     """Name a whole picture, its centre cropped as the paper does: all labels, the best first.
 
@@ -151,7 +79,7 @@ def classify_picture(
     with labels that are not embedded yet. Raises ValueError for labels that name nothing, ImageError for no picture.
     """
     words = labels if isinstance(labels, Vocabulary) else embed_words(model, labels, templates=templates)
-    size = model.config.image.image_size
+    size = model.image_size
     data = Path(picture).read_bytes() if isinstance(picture, str | Path) else picture
     square = images.decode_image(data, size) if isinstance(data, bytes) else images.resize_and_crop(_pixels(data), size)
     cosine_C = inference.classify(model, _batch(model, square), words.embeddings_CD)[0, : len(words.labels)]
@@ -163,65 +91,74 @@ def classify_picture(
 
 
 def segment_picture(
-    model: CLIPpy,
+    model: AnyModel,
     picture: Picture,
     labels: Sequence[str] | Vocabulary,
     background: Sequence[str] = (),
     templates: Sequence[str] = TEMPLATES,
-    size: int | None = None,
+    options: SegmentOptions | None = None,
 ) -> Segmentation:
     """Name each pixel with the best of some free words (top-down grouping).
 
-    ``background`` are further words whose pixels become id 0, the paper's extended vocabulary. ``size`` is the short
-    side that the model sees, in pixels; None is the one that it was trained on. ``background`` and ``templates`` go
-    with labels that are not embedded yet. Raises ValueError for words that name nothing or a size out of range,
-    ImageError for no picture.
+    Id 0 is the background: pixels of ``background``, further words (the paper's extended vocabulary), and pixels below
+    ``options.background_threshold``. ``background`` and ``templates`` go with labels that are not embedded yet. Raises
+    ValueError for words that name nothing or options that do not fit, ImageError for no picture.
     """
+    options = options or SegmentOptions()
     words = labels if isinstance(labels, Vocabulary) else embed_words(model, labels, background, templates)
+    options.check_words(len(words.embeddings_CD))
+    check_options(model, options)
     pixels = _pixels(picture)
-    patches_hwD = _embed(model, pixels, size)
-    classes_HW = label_pixels(patches_hwD, words.embeddings_CD, pixels.shape[:2]).cpu().numpy()
-    classes_HW += 1
-    classes_HW[classes_HW > len(words.labels)] = 0
-    return Segmentation(pixels, classes_HW, (BACKGROUND, *words.labels))
+    patches_hwD, classes_KD, kept_K = _score(model, pixels, words.embeddings_CD, options)
+    if options.refine:
+        found_HW, probability_HW = label_refined(patches_hwD, classes_KD, pixels, model.logit_scale)
+    else:
+        found_HW = label_pixels(patches_hwD, classes_KD, pixels.shape[:2])
+        if options.background_threshold is not None:
+            probability_HW = best_probability(patches_hwD, classes_KD, pixels.shape[:2], model.logit_scale)
+    ids_HW = (kept_K[found_HW] + 1).cpu().numpy()
+    ids_HW[ids_HW > len(words.labels)] = 0
+    if options.background_threshold is not None:
+        ids_HW[(probability_HW < options.background_threshold).cpu().numpy()] = 0
+    return Segmentation(pixels, ids_HW, (BACKGROUND, *words.labels))
 
 
-def group_picture(model: CLIPpy, picture: Picture, groups: int = 8, size: int | None = None) -> Segmentation:
+def group_picture(model: AnyModel, picture: Picture, options: GroupOptions | None = None) -> Segmentation:
     """Group the pixels of a picture without words (bottom-up grouping), the largest group first.
 
-    ``groups``: even, 2 to MAX_GROUPS; half as many principal components of the centred patches, and both signs of
-    each, as the evaluation groups. A plain picture has fewer. ``size`` as `segment_picture`. Raises ValueError for
-    groups or a size out of range, ImageError for no picture.
+    Half as many principal components of the centred patches as ``options.groups``, and both signs of each, as the
+    evaluation groups. A plain picture has fewer. With ``attention`` a patch belongs to the head of the last layer that
+    looks at it most, among those in whose mask it is (DINO's masks overlap); 0 is what no head looks at. Raises
+    ValueError for options that do not fit, ImageError for no picture.
     """
-    check_groups(groups)
+    options = options or GroupOptions()
+    options.check()
+    check_options(model, options)
     pixels = _pixels(picture)
-    patches_hwD = _embed(model, pixels, size)
-    centres_KD = inference.group_centres(patches_hwD.flatten(0, 1), groups // 2, centred=True, both_signs=True)
-    found_HW = label_pixels(patches_hwD, centres_KD, pixels.shape[:2]).cpu().numpy()
-    names = tuple(f"group {i}" for i in range(1, groups + 1))
+    if options.readout == "attention":
+        return _group_by_attention(model, pixels, options)
+    patches_hwD = _embed(model, _shown(model, pixels, options), model.patch_size, options)
+    centres_KD = inference.group_centres(patches_hwD.flatten(0, 1), options.groups // 2, centred=True, both_signs=True)
+    if options.refine:
+        found_HW = label_refined(patches_hwD, centres_KD, pixels)[0].cpu().numpy()
+    else:
+        found_HW = label_pixels(patches_hwD, centres_KD, pixels.shape[:2]).cpu().numpy()
+    names = tuple(f"group {i}" for i in range(1, options.groups + 1))
     largest_first = [share.id for share in Segmentation(pixels, found_HW, names).shares()]
-    rank = np.zeros(groups, dtype=np.int32)
+    rank = np.zeros(options.groups, dtype=np.int32)
     rank[largest_first] = np.arange(1, len(largest_first) + 1)
     return Segmentation(pixels, rank[found_HW], (BACKGROUND, *names))
 
 
-def check_groups(groups: int, name: str = "groups") -> None:
-    """Refuse a number of groups that cannot be made. Raises ValueError that begins with ``name``."""
-    if not 2 <= groups <= MAX_GROUPS or groups % 2:
-        raise ValueError(
-            f"{name}: must be an even number from 2 to {MAX_GROUPS}, two for each principal component (got {groups})"
-        )
-
-
-def check_size(model: CLIPpy, size: int | None, name: str = "size") -> None:
-    """Refuse a size that the model cannot look at. Raises ValueError that begins with ``name``."""
-    own, patch = model.config.image.image_size, model.image.patch_size
-    if size is None:
-        return
-    if not patch <= size <= MAX_SIZE:
-        raise ValueError(f"{name}: must be from {patch}, one patch of this model, to {MAX_SIZE} pixels (got {size})")
-    if _takes_one_size(model) and size != own:
-        raise ValueError(f"{name}: {model.config.image.name} takes pictures of {own} pixels alone (got {size})")
+def check_options(model: AnyModel, options: SegmentOptions | GroupOptions, prefix: str = "") -> None:
+    """Refuse options that this model cannot follow; ``prefix`` as ``clippy.readout`` has it. Raises ValueError."""
+    options.check_model(model.image_size, model.patch_size, model.takes_one_size, prefix)
+    needed = {"maskclip": last_attention, "attention": require_class_attention}
+    if options.readout in needed:
+        try:
+            needed[options.readout](model)
+        except ValueError as error:
+            raise ValueError(f"{prefix}readout {options.readout}: {error}") from None
 
 
 def input_size(height: int, width: int, short_side: int, patch_size: int) -> tuple[int, int]:
@@ -232,28 +169,65 @@ def input_size(height: int, width: int, short_side: int, patch_size: int) -> tup
     return rows, columns
 
 
-def _embed(model: CLIPpy, pixels: Pixels, size: int | None) -> Tensor:
-    """(h, w, D) float32 unit vectors of the patches that cover a whole picture."""
-    check_size(model, size)
-    own = model.config.image.image_size
-    if _takes_one_size(model):
-        target = (own, own)
+def _score(
+    model: AnyModel, pixels: Pixels, embeddings_CD: Tensor, options: SegmentOptions
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Patches (h, w, D) and classes (K, D) whose products are the scores, and the words that the classes are, (K,)."""
+    reader = MaskCLIP(model) if options.readout == "maskclip" else model
+    images_13HW = _shown(model, pixels, options)
+    patches_hwD = _embed(reader, images_13HW, model.patch_size, options)
+    embeddings_CD = embeddings_CD.to(patches_hwD.device)
+    kept_K = torch.arange(len(embeddings_CD), dtype=torch.int32, device=patches_hwD.device)
+    if options.prompt_denoising is None and options.key_smoothing is None:
+        return patches_hwD, embeddings_CD, kept_K
+    with inference.evaluation(model):
+        logits_1Khw = model.logit_scale * torch.einsum("hwd,cd->chw", patches_hwD, embeddings_CD)[None]
+        if options.prompt_denoising is not None:
+            kept_K = kept_K[prompt_denoising(logits_1Khw, options.prompt_denoising)[0, :, 0, 0].isfinite()]
+            logits_1Khw = logits_1Khw[:, kept_K]
+        if options.key_smoothing is None:
+            return patches_hwD, embeddings_CD[kept_K], kept_K
+        votes_1Khw = key_smoothing(logits_1Khw, read_keys(model, images_13HW), options.key_smoothing)
+    votes_hwK = F.normalize(votes_1Khw[0], p=1, dim=0).permute(1, 2, 0)  # sure patches have one vote, others many
+    return votes_hwK, torch.eye(len(kept_K), device=votes_hwK.device), kept_K
+
+
+def _group_by_attention(model: AnyModel, pixels: Pixels, options: GroupOptions) -> Segmentation:
+    assert isinstance(model, CLIPpy)  # as check_options made sure
+    with inference.evaluation(model):
+        attention_Ahw = class_attention(model, _shown(model, pixels, options))[0]
+        masks_Ahw = attention_masks(attention_Ahw)
+        heads_hw = attention_Ahw.masked_fill(~masks_Ahw, 0).argmax(dim=0) + 1
+        heads_hw[~masks_Ahw.any(dim=0)] = 0
+        heads_HW = F.interpolate(heads_hw[None, None].float(), pixels.shape[:2], mode="nearest-exact")[0, 0].int()
+    names = (f"head {i}" for i in range(1, len(attention_Ahw) + 1))
+    return Segmentation(pixels, heads_HW.cpu().numpy(), (BACKGROUND, *names))
+
+
+def _shown(model: AnyModel, pixels: Pixels, options: View) -> Tensor:
+    """The picture as uint8 (1, 3, H, W) of the size that the model sees, where the model is."""
+    if model.takes_one_size and options.window is None:
+        size = (model.image_size, model.image_size)
     else:
-        target = input_size(pixels.shape[0], pixels.shape[1], size or own, model.image.patch_size)
-    patches_BND, grid = inference.embed_patches(model, _batch(model, images.resize(pixels, *target)))
-    if not patches_BND.isfinite().all():
+        size = input_size(pixels.shape[0], pixels.shape[1], options.size or model.image_size, model.patch_size)
+    return _batch(model, images.resize(pixels, *size))
+
+
+def _embed(reader: inference.Encoder, images_13HW: Tensor, patch_size: int, options: View) -> Tensor:
+    """(h, w, D) float32 vectors of the patches that cover a picture: of unit length, or means of such from windows."""
+    if options.window is None:
+        patches_1ND, grid = inference.embed_patches(reader, images_13HW)
+    else:
+        stride = options.stride or max(1, options.window // 2 // patch_size) * patch_size
+        patches_1ND, grid = windowed_patches(reader, images_13HW, options.window, stride, patch_size)
+    if not patches_1ND.isfinite().all():
         raise ValueError("the model's patches are no finite numbers; its weights are damaged, use another checkpoint")
-    return patches_BND[0].unflatten(0, grid)
+    return patches_1ND[0].unflatten(0, grid)
 
 
-def _takes_one_size(model: CLIPpy) -> bool:
-    """Whether the tower, such as a Swin, refuses any size but its own: it then sees every picture as a square."""
-    return bool(getattr(getattr(model.image.trunk, "patch_embed", None), "strict_img_size", False))
-
-
-def _batch(model: CLIPpy, pixels: Pixels) -> Tensor:
+def _batch(model: AnyModel, pixels: Pixels) -> Tensor:
     """A picture as uint8 (1, 3, H, W) where the model is."""
-    return torch.tensor(pixels).permute(2, 0, 1)[None].to(model.log_logit_scale.device)
+    return torch.tensor(pixels).permute(2, 0, 1)[None].to(model.logit_scale.device)
 
 
 def _pixels(picture: Picture) -> Pixels:
@@ -267,16 +241,3 @@ def _pixels(picture: Picture) -> Pixels:
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
         raise ValueError(f"picture must be uint8 (height, width, 3) (got {picture.dtype} {picture.shape})")
     return picture
-
-
-def _colours(num_ids: int) -> Pixels:
-    """(num_ids, 3) uint8: black for the background, then the palette."""
-    return np.concatenate([np.array([_GROUND_COLOUR], dtype=np.uint8), palette(num_ids - 1)])
-
-
-def _widened(pixels: Pixels, entries: NDArray[Any]) -> tuple[Pixels, NDArray[Any]]:
-    """White margins beside a narrow picture, so that the legend has room."""
-    missing = max(0, round(pixels.shape[0] * DRAWN_PROPORTION) - pixels.shape[1])
-    columns = (missing // 2, missing - missing // 2)
-    padded = np.pad(pixels, ((0, 0), columns, (0, 0)), constant_values=255)
-    return padded, np.pad(entries, ((0, 0), columns), constant_values=-1)

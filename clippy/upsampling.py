@@ -1,9 +1,9 @@
-"""The best class of each pixel of a large picture, without ever holding the scores of all classes at all pixels.
+"""The best class of each pixel, without holding the scores of all classes at all pixels where these are too many.
 
 Equal to `clippy.inference.segment` up to rounding, in bounded memory. Between four patch centres a score is bilinear,
 there and in every rectangle inside, so a class that is nowhere at the corners of a rectangle as good as some other one
-is at all of them cannot win in it. Rectangles with many classes left are quartered, and most of many classes are
-never up-sampled at all.
+is at all of them cannot win in it. In large pictures rectangles with many classes left are quartered, and most of many
+classes are never up-sampled at all.
 
 Shapes in names: D embedding width, C classes, K candidates among them, P pixels of a rectangle, R its rows, S its
 columns, H and W in pixels, h and w in patches.
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from clippy import inference
@@ -41,6 +42,8 @@ def label_pixels(patches_hwD: Tensor, classes_CD: Tensor, size: tuple[int, int])
     class where those are more.
     """
     classes_CD = classes_CD.to(patches_hwD.device)
+    if len(classes_CD) * size[0] * size[1] <= inference.MAX_SCORES:
+        return upsample(torch.einsum("hwd,cd->chw", patches_hwD, classes_CD), size).argmax(dim=0).int()
     labels_HW = torch.empty(size, dtype=torch.int32, device=patches_hwD.device)
     down_H, rows = _between_centres(size[0], patches_hwD.shape[0])
     along_W, columns = _between_centres(size[1], patches_hwD.shape[1])
@@ -57,6 +60,25 @@ def label_pixels(patches_hwD: Tensor, classes_CD: Tensor, size: tuple[int, int])
                 classes_CD @ corners_22D.flatten(0, 1).T,
             )
     return labels_HW
+
+
+@torch.inference_mode()
+def best_probability(patches_hwD: Tensor, classes_CD: Tensor, size: tuple[int, int], scale: Tensor) -> Tensor:
+    """How probable the class of `label_pixels` is: (H, W) float32, the softmax over classes of scaled pixel scores.
+
+    scale: the inverse temperature. Other arguments as `label_pixels`; holds as many scores at once, or one class's.
+    """
+    best_HW, total_HW = torch.full((2, *size), -torch.inf, device=patches_hwD.device)
+    for part_CD in classes_CD.to(patches_hwD.device).split(max(1, inference.MAX_SCORES // (size[0] * size[1]))):
+        scores_CHW = upsample(scale * torch.einsum("hwd,cd->chw", patches_hwD, part_CD), size)
+        best_HW = torch.maximum(best_HW, scores_CHW.amax(dim=0))
+        total_HW = torch.logaddexp(total_HW, scores_CHW.logsumexp(dim=0))
+    return (best_HW - total_HW).exp()
+
+
+def upsample(scores_Chw: Tensor, size: tuple[int, int]) -> Tensor:
+    """(C, H, W): bilinear, as all scores are."""
+    return F.interpolate(scores_Chw[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
 def _label_rectangle(labels_RS: Tensor, down_R: Tensor, along_S: Tensor, ids_K: Tensor, corners_K4: Tensor) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from cluster.verbs import add_json, print_result, table, verb
+from cluster.verbs import MODEL_HELP, add_json, print_result, table, verb
 
 
 def add_model_verbs(verbs: Any) -> None:
@@ -22,7 +22,7 @@ def add_model_verbs(verbs: Any) -> None:
     )
     add_json(command)
     command = verb(actions, "info", _info, "describe a model: towers, sizes, pooling, parameters")
-    command.add_argument("model", metavar="MODEL", help="a model folder, a run folder or one of its checkpoints")
+    command.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     add_json(command)
 
 
@@ -39,16 +39,12 @@ def _import(options: argparse.Namespace) -> None:
 
 def _info(options: argparse.Namespace) -> None:
     from clippy.describe import describe
-    from clippy.model import CLIPpy
-    from pipelines.checkpoints import local_folder
-    from pipelines.evaluate import find_target
+    from pipelines.targets import find_model
 
-    target = find_target(options.model)
-    with local_folder(target.model) as folder:
-        model = CLIPpy.from_pretrained(folder)
+    found = find_model(options.model)
     values = {
-        "model": target.model.url,
-        **({"step": target.step} if target.step is not None else {}),
-        **describe(model),
+        "model": found.name,
+        **({"step": found.step} if found.step is not None else {}),
+        **describe(found.load()),
     }
     print_result(values, options.json, table(values))

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from clippy.readout import GroupOptions, SegmentOptions
 from clippy.words import TEMPLATES, check_words
-from cluster.verbs import add_json, print_result, verb
+from cluster.verbs import MODEL_HELP, add_json, print_result, verb
 
 if TYPE_CHECKING:
-    from clippy.model import CLIPpy
-    from clippy.pictures import Segmentation
-    from pipelines.evaluate import Target
+    from clippy.load import AnyModel
+    from clippy.segmentation import Segmentation
     from pipelines.pictures import NamedPicture
+    from pipelines.targets import FoundModel
 
 _SHOWN_SHARES = 8
 
@@ -31,17 +33,49 @@ def add_use_verbs(verbs: Any) -> None:
     command.add_argument(
         "--background", metavar="WORDS", help="further words, whose pixels become id 0, e.g. sky,wall; or @FILE"
     )
+    command.add_argument(
+        "--background-threshold",
+        type=float,
+        metavar="P",
+        help="pixels whose best word is less probable than P become id 0: the softmax, over all labels and background "
+        "words, of cosine times the model's inverse temperature",
+    )
+    command.add_argument(
+        "--readout",
+        choices=["patches", "maskclip"],
+        default="patches",
+        help="maskclip switches the last attention layer off, for a CLIP above all (default: patches)",
+    )
+    command.add_argument(
+        "--prompt-denoising",
+        type=float,
+        metavar="P",
+        help="leave out words that are nowhere in a picture as probable as P (MaskCLIP: 0.5)",
+    )
+    command.add_argument(
+        "--key-smoothing",
+        type=float,
+        metavar="P",
+        help="with --readout maskclip: patches less sure than P take the vote of patches with like keys (MaskCLIP: 1)",
+    )
     _add_outputs(command, "segments")
     command = verb(verbs, "group", _group, "group the pixels of pictures without words; the largest group is 1")
     _add_inputs(command)
     command.add_argument(
-        "--groups", type=int, default=8, metavar="N", help="groups at most, an even number from 2 to 64 (default: 8)"
+        "--groups", type=int, metavar="N", help="groups at most, an even number from 2 to 64 (default: 8)"
+    )
+    command.add_argument(
+        "--readout",
+        choices=["patches", "attention"],
+        default="patches",
+        help="attention: one group for each head of the last attention layer, what its class token looks at (DINO); "
+        "the rest is id 0 (default: patches)",
     )
     _add_outputs(command, "groups")
 
 
 def _add_inputs(command: Any) -> None:
-    command.add_argument("model", metavar="MODEL", help="a run folder, one of its checkpoints, or a model folder")
+    command.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     command.add_argument(
         "images",
         metavar="IMAGE",
@@ -72,6 +106,18 @@ def _add_outputs(command: Any, folder: str) -> None:
     command.add_argument(
         "--size", type=int, metavar="PIXELS", help="short side that the model sees (default: as it was trained)"
     )
+    command.add_argument(
+        "--window",
+        type=int,
+        metavar="PIXELS",
+        help="let the model see squares of this side one by one, and average where they overlap (default: the whole)",
+    )
+    command.add_argument(
+        "--stride", type=int, metavar="PIXELS", help="from one window to the next (default: half a window)"
+    )
+    command.add_argument(
+        "--refine", action="store_true", help="move edges to where colours change (PAMR); takes seconds a picture"
+    )
     add_json(command)
 
 
@@ -80,14 +126,14 @@ def _classify(options: argparse.Namespace) -> None:
     check_words(labels, templates=options.templates, prefix="--")
     if options.top < 1:
         raise ValueError(f"--top: must be at least 1 (got {options.top})")
-    target = _find(options.model)
+    found = _find(options.model)
     from clippy.pictures import classify_picture, embed_words
     from pipelines.console import Console
     from pipelines.pictures import collect_pictures
 
     console, answers = Console(), []
     with collect_pictures(options.images, console) as pictures:
-        model = _load(target)
+        model = _load(found)
         words = embed_words(model, labels, templates=options.templates)
         for number, picture in enumerate(pictures, 1):
             best = classify_picture(model, picture.read(), words)[: options.top]
@@ -95,43 +141,63 @@ def _classify(options: argparse.Namespace) -> None:
             if len(pictures) > 1:
                 console.count("pictures", number, len(pictures))
     console.clear()
-    result = {"model": target.model.url, "templates": options.templates, "images": answers}
+    result = {"model": found.name, "templates": options.templates, "images": answers}
     print_result(result, options.json, "\n".join(map(_classified, answers)))
 
 
 def _segment(options: argparse.Namespace) -> None:
     labels, background = _words("--labels", options.labels), _words("--background", options.background)
     check_words(labels, background, options.templates, prefix="--")
+    chosen = SegmentOptions(
+        **_view(options),
+        readout=options.readout,
+        background_threshold=options.background_threshold,
+        prompt_denoising=options.prompt_denoising,
+        key_smoothing=options.key_smoothing,
+    )
+    chosen.check_words(len(labels) + len(background), "--")
 
-    def prepare(model: CLIPpy) -> Callable[[bytes], Segmentation]:
+    def prepare(model: AnyModel) -> Callable[[bytes], Segmentation]:
         from clippy.pictures import embed_words, segment_picture
 
         words = embed_words(model, labels, background, options.templates)
-        return lambda data: segment_picture(model, data, words, size=options.size)
+        return lambda data: segment_picture(model, data, words, options=chosen)
 
     about = {"labels": labels, "background": background, "templates": options.templates}
-    _write_segmentations(options, about, _find(options.model), prepare)
+    _write_segmentations(options, about, chosen, prepare)
 
 
 def _group(options: argparse.Namespace) -> None:
-    from clippy.pictures import check_groups, group_picture
+    if options.groups is not None and options.readout == "attention":
+        raise ValueError(
+            "--groups: with --readout attention the heads of the model's last layer are the groups; leave it out"
+        )
+    groups = {} if options.groups is None else {"groups": options.groups}
+    chosen = GroupOptions(**_view(options), **groups, readout=options.readout)
+    chosen.check("--")
 
-    check_groups(options.groups, "--groups")
+    def prepare(model: AnyModel) -> Callable[[bytes], Segmentation]:
+        from clippy.pictures import group_picture
 
-    def prepare(model: CLIPpy) -> Callable[[bytes], Segmentation]:
-        return lambda data: group_picture(model, data, options.groups, options.size)
+        return lambda data: group_picture(model, data, chosen)
 
-    _write_segmentations(options, {"groups": options.groups}, _find(options.model), prepare)
+    about = {"groups": None} if options.readout == "attention" else {}
+    _write_segmentations(options, about, chosen, prepare)
+
+
+def _view(options: argparse.Namespace) -> dict[str, Any]:
+    return {"size": options.size, "window": options.window, "stride": options.stride, "refine": options.refine}
 
 
 def _write_segmentations(
     options: argparse.Namespace,
     about: dict[str, Any],
-    target: Target,
-    prepare: Callable[[CLIPpy], Callable[[bytes], Segmentation]],
+    chosen: SegmentOptions | GroupOptions,
+    prepare: Callable[[AnyModel], Callable[[bytes], Segmentation]],
 ) -> None:
     """Check all there is to check, then segment and write picture by picture."""
-    from clippy.pictures import check_size
+    found = _find(options.model)
+    from clippy.pictures import check_options
     from pipelines.console import Console
     from pipelines.pictures import collect_pictures
     from pipelines.segmentation_files import plan_files
@@ -139,8 +205,8 @@ def _write_segmentations(
     console, answers = Console(), []
     with collect_pictures(options.images, console) as pictures:
         files = plan_files(pictures, options.out)
-        model = _load(target)
-        check_size(model, options.size, "--size")
+        model = _load(found)
+        check_options(model, chosen, "--")
         segment = prepare(model)
         for number, (picture, place) in enumerate(zip(pictures, files, strict=True), 1):
             segmentation = segment(picture.read())
@@ -149,7 +215,7 @@ def _write_segmentations(
             if len(pictures) > 1:
                 console.count("pictures", number, len(pictures))
     console.clear()
-    result = {"model": target.model.url, **about, "size": options.size, "images": answers}
+    result = {"model": found.name, **asdict(chosen), **about, "images": answers}
     print_result(result, options.json, "\n".join(map(_segmented, answers)))
 
 
@@ -180,22 +246,17 @@ def _words(option: str, text: str | None) -> list[str]:
         raise ValueError(f"{option}: {text[1:]}: cannot be read as a list of words, one a line: {problem}") from None
 
 
-def _find(path: str) -> Target:
-    """The model that a path names, as ``clippy evaluate`` finds it."""
-    from pipelines.evaluate import find_target
+def _find(path: str) -> FoundModel:
+    from pipelines.targets import find_model
 
-    return find_target(path)
+    return find_model(path)
 
 
-def _load(target: Target) -> CLIPpy:
+def _load(found: FoundModel) -> AnyModel:
     """The model, on a GPU if this machine has one."""
     import torch
 
-    from clippy.model import CLIPpy
-    from pipelines.checkpoints import local_folder
-
-    with local_folder(target.model) as folder:
-        model = CLIPpy.from_pretrained(folder)
+    model = found.load()
     return model.cuda() if torch.cuda.is_available() else model
 
 

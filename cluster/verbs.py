@@ -10,6 +10,11 @@ from contextlib import contextmanager, nullcontext, redirect_stdout
 from contextvars import ContextVar
 from typing import Any, TextIO
 
+MODEL_HELP = (
+    "a run folder, one of its checkpoints, a model folder, or the folder or hub name of a CLIP or GroupViT of "
+    "transformers or a CLIP of open_clip; open_clip's own by open_clip:ARCHITECTURE:WEIGHTS"
+)
+
 _results: ContextVar[TextIO | None] = ContextVar("results", default=None)
 
 

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow.fs as pafs
+
 from pipelines.recipe import CheckpointConfig
 from pipelines.storage import Location
 
@@ -114,7 +116,8 @@ def local_folder(location: Location) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as folder:
         for info in location.list():
-            (Path(folder) / info.base_name).write_bytes((location / info.base_name).read_bytes())
+            if info.type == pafs.FileType.File:
+                (Path(folder) / info.base_name).write_bytes((location / info.base_name).read_bytes())
         yield Path(folder)
 
 

@@ -22,27 +22,18 @@ import ray
 import ray.data
 
 from clippy import metrics
-from clippy.model import CONFIG_FILE, CLIPpy
-from pipelines.checkpoints import STATE_FILE, CheckpointError, checkpoint_name, committed_steps, local_folder
+from clippy.model import CLIPpy
+from pipelines.checkpoints import checkpoint_name, local_folder
 from pipelines.columns import DataError
 from pipelines.console import Console
 from pipelines.local_ray import ray_session
-from pipelines.recipe import EvalConfig, Recipe, ScalingConfig
-from pipelines.run_folder import RECIPE_FILE, RUN_FILE, RunFolder
+from pipelines.recipe import EvalConfig, ScalingConfig
+from pipelines.run_folder import RUN_FILE
 from pipelines.shapes_benchmark import GROUP_SPLITS, GROUPS, SPLITS, Labels, ShapesMeter, decode_rows, load_labels
 from pipelines.storage import Location, locate
+from pipelines.targets import Target, find_target
 
 EVALUATION_FOLDER, EVALUATION_FILE = "evaluation", "evaluation.json"
-
-
-@dataclass(frozen=True)
-class Target:
-    """The model to evaluate, and the run it comes from if it lies in one."""
-
-    model: Location
-    step: int | None
-    run: RunFolder | None
-    recipe: Recipe | None
 
 
 @dataclass(frozen=True)
@@ -151,29 +142,6 @@ def measure_here(checkpoint: Location, config: EvalConfig) -> dict[str, float]:
     target = Target(checkpoint, None, None, None)
     numbers = _add_up(results, labels, target, config.url).flat()
     return {name.removeprefix("eval/"): value for name, value in numbers.items()}
-
-
-def find_target(path: str) -> Target:
-    """What ``path`` names: a run folder, one of its checkpoints, or a model folder. Raises CheckpointError."""
-    location = locate(path)
-    if (location / RECIPE_FILE).exists() and not (location / STATE_FILE).exists():
-        run = RunFolder(location)
-        recipe = run.read_recipe()
-        location = locate(path, recipe.storage.storage_options)
-        steps = committed_steps(run.checkpoints)
-        if not steps:
-            raise CheckpointError(
-                f"{path}: this run has no checkpoint yet; go on with: clippy train {path}/{RECIPE_FILE}"
-            )
-        return Target(run.checkpoints / checkpoint_name(steps[-1]), steps[-1], run, recipe)
-    if not (location / CONFIG_FILE).exists():
-        raise CheckpointError(f"{path}: neither a run, a checkpoint nor a model folder; it has no {CONFIG_FILE}")
-    if not (location / STATE_FILE).exists():
-        return Target(location, None, None, None)
-    step = json.loads((location / STATE_FILE).read_text())["step"]
-    recipe = Recipe.load(f"{path}/{RECIPE_FILE}", (location / RECIPE_FILE).read_text())
-    parent = RunFolder(locate("/".join(path.rstrip("/").split("/")[:-2]) or "."))
-    return Target(location, step, parent if parent.exists() else None, recipe)
 
 
 def _output_folder(target: Target, checkpoint: str, out: str | None) -> Location:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from clippy.pictures import Segmentation
+from clippy.segmentation import Segmentation
 from pipelines.pictures import SUFFIXES, NamedPicture
 from pipelines.storage import Location, explain, locate
 

@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+from tests.clippy.test_model import build, config
 
 ROOT = Path(__file__).parent.parent
 LAYERS = ["clippy", "pipelines", "tuning", "cluster"]
@@ -47,6 +50,20 @@ def test_model_works_without_ray_and_mlflow() -> None:
 def test_one_step_works_without_ray_and_mlflow() -> None:
     run_python(
         "import sys; sys.modules['ray'] = sys.modules['mlflow'] = None\nimport pipelines.loop, pipelines.samples"
+    )
+
+
+def test_using_a_model_imports_no_ray(tmp_path: Path) -> None:
+    build(config()).save_pretrained(tmp_path)
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    run_python(
+        "import sys; sys.modules['ray'] = sys.modules['mlflow'] = None\n"
+        "from cluster.cli import main\n"
+        f"folder = {str(tmp_path)!r}\n"
+        "assert main(['model', 'info', folder]) == 0\n"
+        "assert main(['classify', folder, folder, '--labels', 'dax']) == 0\n"
+        "assert main(['segment', folder, folder, '--labels', 'dax', '--out', folder + '/segments']) == 0\n"
+        "assert main(['group', folder, folder, '--out', folder + '/groups']) == 0\n"
     )
 
 

@@ -75,9 +75,27 @@ def groupvit_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("groupvit")
     torch.manual_seed(0)
     vision = VISION | {"depths": [1, 1, 1], "num_group_tokens": [8, 4, 0], "num_output_groups": [8, 4, 0]}
+    vision["num_hidden_layers"] = 3
     config = GroupViTConfig(text_config=TEXT, vision_config=vision, projection_dim=24, projection_intermediate_dim=32)
     GroupViTModel(config).save_pretrained(folder)
     save_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def open_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What open_clip pushes to the hub: a configuration and weights, without transformers' files."""
+    import open_clip
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("open_clip")
+    torch.manual_seed(0)
+    vision = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    sizes = {"embed_dim": 24, "vision_cfg": vision, "text_cfg": text}
+    prepared = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": sizes, "preprocess_cfg": prepared}))
+    save_file(open_clip.CLIP(**sizes).state_dict(), folder / "open_clip_model.safetensors")
     return folder
 
 
@@ -123,6 +141,16 @@ def test_groupvit_segments_as_its_own_scores_do(groupvit_folder: Path) -> None:
     assert segment(ours, images, texts, (50, 70)).shape == (2, 50, 70)
 
 
+@torch.no_grad()
+def test_groupvit_resamples_its_positions_to_other_sizes(groupvit_folder: Path) -> None:
+    ours, theirs = GroupViT(str(groupvit_folder)), GroupViTModel.from_pretrained(groupvit_folder).eval()
+    embeddings, images = theirs.vision_model.embeddings, pixels(48, 64)
+    wanted = embeddings(prepared(ours, images), interpolate_pos_encoding=True)
+    torch.testing.assert_close(ours.model.vision_model.embeddings(prepared(ours, images)), wanted)
+    patches, grid = ours.encode_patches(images)
+    assert (patches.shape, grid) == ((2, 48, 24), (6, 8))
+
+
 def test_a_model_of_another_kind_or_with_a_key_missing_is_refused(clip_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected a model of type 'groupvit', found 'clip'"):
         GroupViT(str(clip_folder))
@@ -155,3 +183,32 @@ def test_open_clip_gives_its_own_embeddings_and_reads_patches_as_its_class_token
     assert grid == (7, 7)
     with pytest.raises(ValueError, match="open_clip cannot load"):
         OpenCLIP("ViT-B-32", "no-such-file")
+
+
+@torch.no_grad()
+def test_open_clip_of_a_folder_resamples_its_positions_as_open_clip_does(open_clip_folder: Path) -> None:
+    import open_clip
+
+    name = f"local-dir:{open_clip_folder}"
+    ours = OpenCLIP(name)
+    assert (ours.image_size, ours.patch_size) == (32, 8)
+    assert ours.mean.flatten().tolist() == [127.5] * 3
+    larger = open_clip.create_model(name, force_image_size=(48, 64)).eval()
+    larger.visual.output_tokens = True
+    images = pixels(48, 64)
+    patches, grid = ours.encode_patches(images)
+    torch.testing.assert_close(patches, larger.visual(prepared(ours, images))[1] @ larger.visual.proj)
+    assert grid == (6, 8)
+    torch.testing.assert_close(ours.encode_captions(["a dog"]), larger.encode_text(open_clip.tokenize(["a dog"])))
+
+
+def test_open_clip_folders_that_do_not_load(open_clip_folder: Path, tmp_path: Path) -> None:
+    config = (open_clip_folder / "open_clip_config.json").read_text()
+    (tmp_path / "open_clip_config.json").write_text(config)
+    with pytest.raises(ValueError, match=r"open_clip cannot load 'local-dir:.*"):
+        OpenCLIP(f"local-dir:{tmp_path}")  # has no weights
+    weights = (open_clip_folder / "open_clip_model.safetensors").read_bytes()
+    (tmp_path / "open_clip_model.safetensors").write_bytes(weights)
+    (tmp_path / "open_clip_config.json").write_text(config.replace('"embed_dim": 24', '"embed_dim": 16'))
+    with pytest.raises(ValueError, match=r"open_clip cannot load 'local-dir:.*"):
+        OpenCLIP(f"local-dir:{tmp_path}")

@@ -18,16 +18,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from clippy import CLIPpy, images, inference
 from clippy.draw import palette
 from clippy.pictures import (
-    LEGEND_ENTRIES,
-    Segmentation,
     Vocabulary,
-    check_size,
+    check_options,
     classify_picture,
     embed_words,
     group_picture,
     input_size,
     segment_picture,
 )
+from clippy.readout import GroupOptions, SegmentOptions
+from clippy.segmentation import LEGEND_ENTRIES, Segmentation
 from clippy.tokens import build_tokenizer
 from clippy.upsampling import label_pixels
 from clippy.words import check_words
@@ -159,7 +159,7 @@ def test_segment_picture_equals_product_of_upsampled_features(height: int, width
 def test_size_is_the_short_side_that_the_model_sees() -> None:
     model, picture = build(config()), noise(60, 90)
     embeddings_CD = embed_words(model, WORDS).embeddings_CD
-    ids = torch.tensor(segment_picture(model, picture, WORDS, size=64).ids) - 1
+    ids = torch.tensor(segment_picture(model, picture, WORDS, options=SegmentOptions(size=64)).ids) - 1
     assert_best(ids, slow_scores(model, picture, (64, 96), embeddings_CD))
 
 
@@ -245,20 +245,20 @@ def test_classify_picture_is_softmax_of_scaled_cosines() -> None:
 def test_group_picture_finds_what_is_apart_and_counts_the_largest_first() -> None:
     picture = two_halves(90, 60, 30)
     picture[40:, 60:] = GREEN
-    found = group_picture(colour_model(), picture, groups=8)
+    found = group_picture(colour_model(), picture, GroupOptions(groups=8))
     assert found.ids.shape == (60, 90)
     corners = [found.ids[5, 5], found.ids[5, 85], found.ids[55, 85]]
     assert len(set(corners)) == 3
     assert found.ids[5, 85] == 1  # blue covers most
     assert [share.id for share in found.shares()] == list(range(1, len(found.shares()) + 1))
     assert found.names == ("background", *(f"group {i}" for i in range(1, 9)))
-    plain = group_picture(colour_model(), np.full((20, 30, 3), 90, dtype=np.uint8), groups=2)
+    plain = group_picture(colour_model(), np.full((20, 30, 3), 90, dtype=np.uint8), GroupOptions(groups=2))
     assert [share.name for share in plain.shares()] == ["group 1"]
 
 
 def test_group_picture_of_many_groups_equals_slow_reference() -> None:
     model, picture = build(config()), noise(64, 96)
-    found = group_picture(model, picture, groups=6)
+    found = group_picture(model, picture, GroupOptions(groups=6))
     pixels = torch.tensor(images.resize(picture, 32, 48)).permute(2, 0, 1)[None]
     unit_BND, grid = inference.embed_patches(model, pixels)
     moved = unit_BND[0].double() - unit_BND[0].double().mean(0)
@@ -332,7 +332,7 @@ def test_a_tower_of_one_size_sees_a_square() -> None:
     ids = torch.tensor(segment_picture(model, picture, WORDS).ids) - 1
     assert_best(ids, slow_scores(model, picture, (224, 224), embeddings_CD))
     with pytest.raises(ValueError, match="224 pixels alone"):
-        check_size(model, 96)
+        check_options(model, SegmentOptions(size=96))
 
 
 @pytest.mark.parametrize(
@@ -359,10 +359,10 @@ def test_what_is_out_of_range() -> None:
     model, picture = build(config()), noise(20, 30)
     for groups in (0, 3, 66):
         with pytest.raises(ValueError, match="even number from 2 to 64"):
-            group_picture(model, picture, groups)
+            group_picture(model, picture, GroupOptions(groups=groups))
     for size in (7, 4096):
         with pytest.raises(ValueError, match="size: must be from 8, one patch of this model, to 2048"):
-            segment_picture(model, picture, WORDS, size=size)
+            segment_picture(model, picture, WORDS, options=SegmentOptions(size=size))
     broken = Vocabulary(("dax",), (), torch.ones(1, 24))
     with torch.no_grad():
         model.image.trunk.cls_token.fill_(torch.nan)

@@ -14,16 +14,16 @@ from torch import Tensor
 
 from clippy import CLIPpy
 from clippy.architecture import ImageConfig, ModelConfig, TextConfig
-from clippy.baselines import HuggingFaceCLIP
+from clippy.baselines import HuggingFaceCLIP, OpenCLIP
 from clippy.inference import class_scores, embed_classes, segment
 from clippy.last_attention import attention_masks, class_attention, last_attention
-from clippy.maskclip import MaskCLIP, key_smoothing, prompt_denoising
+from clippy.maskclip import MaskCLIP, key_smoothing, prompt_denoising, read_keys
 from clippy.refine import refine
 from clippy.tokens import build_tokenizer
 from clippy.windows import windowed_scores
-from tests.clippy.test_baselines import clip_folder, prepared
+from tests.clippy.test_baselines import clip_folder, open_clip_folder, prepared
 
-__all__ = ["clip_folder"]
+__all__ = ["clip_folder", "open_clip_folder"]
 TEXT = TextConfig(tokenizer="bytes", arguments={"d_model": 24, "d_kv": 12, "num_heads": 2, "d_ff": 32, "num_layers": 1})
 
 
@@ -53,7 +53,8 @@ def test_maskclip_equals_a_last_layer_in_which_each_token_sees_itself_alone(mode
     trunk, tokens = model.image.trunk, before_last_block(model, pixels())
     only_itself = torch.full((tokens.shape[1], tokens.shape[1]), -torch.inf).fill_diagonal_(0)
     expected = trunk.norm(trunk.blocks[-1](tokens, attn_mask=only_itself))[:, 1:]
-    patches, keys, grid = MaskCLIP(model).patches_and_keys(pixels())
+    patches, grid = MaskCLIP(model).encode_patches(pixels())
+    keys = read_keys(model, pixels())
     torch.testing.assert_close(patches, expected, rtol=1e-4, atol=1e-5)
     assert grid == (4, 6)
     last = trunk.blocks[-1]
@@ -72,6 +73,22 @@ def test_maskclip_of_transformers_clip_is_its_values_through_the_rest_of_the_lay
     hidden = hidden + layer.mlp(layer.layer_norm2(hidden))
     expected = clip.model.visual_projection(vision.post_layernorm(hidden[:, 1:]))
     torch.testing.assert_close(MaskCLIP(clip).encode_patches(pixels(32, 32))[0], expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_maskclip_of_open_clip_equals_a_last_layer_in_which_each_token_sees_itself_alone(
+    open_clip_folder: Path,
+) -> None:
+    clip = OpenCLIP(f"local-dir:{open_clip_folder}")
+    visual = clip.model.visual
+    tokens = visual._embeds(prepared(clip, pixels(32, 32)))
+    first, last = visual.transformer.resblocks
+    tokens = first(tokens)
+    only_itself = torch.full((tokens.shape[1], tokens.shape[1]), -torch.inf).fill_diagonal_(0)
+    expected = visual.ln_post(last(tokens, attn_mask=only_itself))[:, 1:] @ visual.proj
+    torch.testing.assert_close(MaskCLIP(clip).encode_patches(pixels(32, 32))[0], expected, rtol=1e-4, atol=1e-5)
+    keys = F.linear(last.ln_1(tokens), last.attn.in_proj_weight[32:64], last.attn.in_proj_bias[32:64])
+    torch.testing.assert_close(read_keys(clip, pixels(32, 32)), keys[:, 1:], rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
