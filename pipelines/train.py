@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 import time
@@ -127,6 +128,9 @@ def _trainer(job: Job, events: Any, budget: StreamBudget) -> ray.train.torch.Tor
     recipe, scaling = job.recipe, job.recipe.scaling
     storage = locate(recipe.storage.url, recipe.storage.storage_options)
     backend = "cpu:gloo,cuda:nccl" if scaling.use_gpu else "gloo"
+    if scaling.min_workers < scaling.max_workers:
+        # A node that has just died is still counted on: wait for it half as long as usual before counting again.
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
     return ray.train.torch.TorchTrainer(
         train_worker,
         train_loop_config={"job": job, "events": events},
