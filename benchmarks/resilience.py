@@ -46,8 +46,8 @@ from servers import MlflowServer, Proxy, clean_up_when_terminated, serve_bucket
 
 from pipelines.storage import locate
 
-STEPS, BATCH, AT = 60, 64, 27
-"""A fault comes after step AT, between the checkpoints of steps 20 and 30."""
+STEPS, BATCH, AT = 60, 256, 17
+"""A fault comes after step AT, between the checkpoints of steps 10 and 20."""
 OVERRIDES = [
     f"train.steps={STEPS}",
     f"optim.global_batch_size={BATCH}",
@@ -56,7 +56,7 @@ OVERRIDES = [
     "train.log_every=1",
     "checkpoint.every=10",
     "scaling.decode_cores=1",
-    "data.object_store_gib=0.012",  # or all is decoded before a fault comes
+    "data.object_store_gib=0.02",  # or all is decoded before a fault comes
     "scaling.max_failures=5",
     "eval.benchmark=null",
 ]
@@ -217,7 +217,7 @@ def measure(lab: Lab, endpoint: str, name: str, undisturbed: Run) -> Row:
     with ExitStack() as stack:
         more, services, folder = ["scaling.num_workers=2", "tracking.enabled=false"], [], None
         if name == "elastic":
-            more = ["scaling.num_workers=[1, 2]", "scaling.resize_seconds=5", "tracking.enabled=false"]
+            more = ["scaling.num_workers=[1, 2]", "scaling.resize_seconds=2", "tracking.enabled=false"]
         elif name == "mlflow":
             services = [stack.enter_context(MlflowServer(lab.runs))]
             more = ["scaling.num_workers=2", f"tracking.uri={services[0].url}"]
@@ -239,7 +239,7 @@ def step_times(run: Run) -> str:
     seconds = {record["step"]: sum(record["phases"].values()) for record in run.folder.read_metrics()}
     before, during = (
         statistics.median(s for step, s in seconds.items() if step in steps)
-        for steps in (range(8, AT), range(31, STEPS + 1))
+        for steps in (range(5, AT), range(21, STEPS + 1))
     )
     return f"a step {during * 1e3:.0f} ms while checkpoints are written, {before * 1e3:.0f} ms before"
 
