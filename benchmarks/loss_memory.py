@@ -11,7 +11,7 @@ too, but what arrives are copies of the rank's own rows, and at no cost. ``local
 are left out where it is missing; none of it needs Ray.
 
 peak      most memory held beyond the rank's own embeddings: allocated on a GPU, resident on a CPU
-seconds   the best of up to five runs; of one alone where it takes long
+seconds   the best of five runs, or of fewer where they take long, two at least
 
 A case that would take more than --memory-gib, or more than 80 % of what is free, is not run. Its peak is calculated and
 marked with *: a * batch^2 + b * batch through the two largest batches that were run. How well that does is told by the
@@ -67,7 +67,7 @@ def main() -> None:
     result = {
         "device": device_name(the_device()),
         "width": options.width,
-        "relative_difference": alone(partial(relative_differences, options.width)),
+        "relative_difference": relative_differences(options.width),
         "cases": [case for ranks in sorted(options.ranks) for case in cases_of(ranks, options)],
     }
     result["calculation_error"] = calculation_error(result["cases"])
@@ -76,16 +76,16 @@ def main() -> None:
 
 
 def cases_of(ranks: int, options: argparse.Namespace) -> Iterator[Case]:
-    """Each loss at each batch, the batches in rising order."""
-    for name in ("ours", "local", "full") if has_open_clip() else ("ours",):
-        done: list[Case] = []
-        for batch in sorted(options.batches):
-            case: Case = {"loss": name, "ranks": ranks, "batch": batch}
+    """Each batch in rising order, all losses one after the other."""
+    done: dict[str, list[Case]] = {name: [] for name in (("ours", "local", "full") if has_open_clip() else ("ours",))}
+    for batch in sorted(options.batches):
+        for name, before in done.items():
             runs = expected_bytes(name, batch, ranks, options.width) <= memory_limit(options.memory_gib)
-            case |= alone(partial(measure, name, batch, ranks, options.width)) if runs else calculated(done, batch)
-            done.append(case)
+            found = alone(partial(measure, name, batch, ranks, options.width)) if runs else calculated(before, batch)
+            case = {"loss": name, "ranks": ranks, "batch": batch, **found}
+            before.append(case)
             print(f"ranks {ranks}, batch {batch}, {name}: {figures(case)}", file=sys.stderr, flush=True)
-        yield from done
+            yield case
 
 
 def expected_bytes(name: str, batch: int, ranks: int, width: int) -> int:
@@ -146,7 +146,7 @@ def measure(name: str, batch: int, ranks: int, width: int) -> Case:
     reset_peak(device)
     before = torch.cuda.memory_allocated() if device.type == "cuda" else peak_bytes(device)
     seconds: list[float] = []
-    while len(seconds) < 5 and sum(seconds) < 2:
+    while len(seconds) < 2 or (len(seconds) < 5 and sum(seconds) < 2):
         image.grad = text.grad = scale.grad = None
         started = time.perf_counter()
         loss(image, text, scale).backward()
