@@ -56,7 +56,7 @@ OVERRIDES = [
     "train.log_every=1",
     "checkpoint.every=10",
     "scaling.decode_cores=1",
-    "data.object_store_gib=0.02",  # or all is decoded before a fault comes
+    "data.object_store_gib=0.03",  # or all is decoded before a fault comes
     "scaling.max_failures=5",
     "eval.benchmark=null",
 ]

@@ -128,16 +128,28 @@ class DataConfig(_Columns):
 
 
 class OptimConfig(Section):
-    """AdamW with linear warm-up and a cosine to zero."""
+    """The optimizer, and its rate: linear warm-up, then a cosine."""
 
+    name: Literal["adamw", "lamb"] = "adamw"
+    """``lamb`` scales each matrix's update to the matrix (arXiv 1904.00962); it wants a higher rate than AdamW."""
     global_batch_size: int = Field(gt=0)
     """Pairs per step over all workers; the order of samples depends on it, never on the number of workers."""
     learning_rate: float = Field(gt=0)
+    """At its highest, when the warm-up ends."""
+    image_learning_rate_factor: float = Field(1.0, gt=0)
+    """The image tower's rate is ``learning_rate`` times this; ``model.image.frozen`` keeps the tower as it is."""
+    text_learning_rate_factor: float = Field(1.0, gt=0)
+    """The same for the text tower."""
+    final_learning_rate_factor: float = Field(0.0, ge=0, le=1)
+    """The cosine ends at ``learning_rate`` times this; 1 keeps the rate constant after the warm-up."""
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = Field(1e-6, gt=0)
     weight_decay: float = Field(0.2, ge=0)
     """On matrices only: vectors, biases and the logit scale are not decayed."""
     warmup_steps: int = Field(0, ge=0)
+    """Steps until the rate is at its highest."""
+    warmup_samples: int = Field(0, ge=0)
+    """The same in pairs, in place of ``warmup_steps``; rounded up to whole steps."""
     max_grad_norm: float | None = Field(None, gt=0)
     """Gradients are scaled down to this global norm; null does not clip."""
 
@@ -147,6 +159,20 @@ class OptimConfig(Section):
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"both must be at least 0 and below 1 (got {list(betas)})")
         return betas
+
+    @model_validator(mode="after")
+    def _one_warm_up(self) -> OptimConfig:
+        if self.warmup_steps and self.warmup_samples:
+            raise ValueError(
+                f"give warmup_steps or warmup_samples, not both (got {self.warmup_steps} and {self.warmup_samples}); "
+                "set the other to 0"
+            )
+        return self
+
+    @property
+    def warmup(self) -> int:
+        """Steps of warm-up, however it was stated."""
+        return self.warmup_steps or -(-self.warmup_samples // self.global_batch_size)
 
 
 class TrainConfig(Section):
@@ -337,6 +363,15 @@ class Recipe(Section):
         if isinstance(patch, int) and patch > 0 and self.model.image.image_size % patch:
             raise ValueError(
                 f"model.image.image_size: {self.model.image.image_size} is not a multiple of the patch size {patch}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _warm_up_ends(self) -> Recipe:
+        if self.optim.warmup_samples and self.optim.warmup >= self.train.steps:
+            raise ValueError(
+                f"optim.warmup_samples: {self.optim.warmup_samples} are {self.optim.warmup} steps, which must be below "
+                f"train.steps {self.train.steps}"
             )
         return self
 
