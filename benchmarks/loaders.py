@@ -125,24 +125,20 @@ def _read(logs: list[Path]) -> list[tuple[float, int]]:
 def split_stream(job: Any) -> list[Any]:
     """The job's dataset, split over its workers as Ray Train splits it."""
     from pipelines.budget import cluster_budget, execution_options
+    from pipelines.worker import rest_of_stream
 
-    dataset = job.dataset()
+    workers = job.recipe.scaling.max_workers
+    dataset = rest_of_stream(job, workers)
     dataset.context.execution_options = execution_options(cluster_budget(job.recipe, job.source, job.decoding))
-    return dataset.streaming_split(job.recipe.scaling.num_workers, equal=True)
+    return dataset.streaming_split(workers, equal=True)
 
 
 def worker_batches(job: Any, shard: Any, rank: int) -> Iterator[Any]:
     """The batches that this worker of a training would see."""
     from pipelines.stream import iterate_batches
 
-    return iterate_batches(
-        shard,
-        rank=rank,
-        world_size=job.recipe.scaling.num_workers,
-        first_unit=0,
-        units_per_batch=job.units_per_batch,
-        prefetch_batches=job.recipe.data.prefetch_batches,
-    )
+    layout = job.layout(job.recipe.scaling.max_workers)
+    return iterate_batches(shard, layout, rank=rank, first_batch=0, prefetch_batches=job.recipe.data.prefetch_batches)
 
 
 def open_clip(folder: Path, image_size: int, seconds: float) -> float:

@@ -43,11 +43,15 @@ class PlanConfig(ray.train.DataConfig):
         self, datasets: dict[str, Any], world_size: int, worker_handles: Any, worker_node_ids: Any, **more: Any
     ) -> list[dict[str, Any]]:
         """The iterators of all workers; the dataset that the trainer names only holds the place of ours."""
-        ray.data.DataContext.get_current().enable_progress_bars = False
-        job = self._job
-        first, stop, cores = job.resume_step(), job.recipe.train.steps, decode_cores(job.recipe, world_size)
-        stream = build_dataset(job.source, job.decoding, job.layout(world_size), first, stop, cores)
+        stream = rest_of_stream(self._job, world_size)
         return super().configure(dict.fromkeys(datasets, stream), world_size, worker_handles, worker_node_ids, **more)
+
+
+def rest_of_stream(job: Job, world_size: int) -> ray.data.Dataset:
+    """What the run has still to read, from its newest checkpoint on, to be split over so many workers."""
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    first, stop, cores = job.resume_step(), job.recipe.train.steps, decode_cores(job.recipe, world_size)
+    return build_dataset(job.source, job.decoding, job.layout(world_size), first, stop, cores)
 
 
 def train_worker(config: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,51 @@
+"""Where a run starts: published weights are looked up once, before anything is written, and then lie in the run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from clippy.vision import ImageTower
+from pipelines.console import Console
+from pipelines.prepare import prepare
+from pipelines.recipe import load_recipe
+from pipelines.session import restore
+from tests.pipelines.test_loop import Recorder, train
+
+CPU = torch.device("cpu")
+
+
+def write_trunk(file: Path, overrides: list[str]) -> dict[str, torch.Tensor]:
+    """Weights of the recipe's image tower, as somebody may have published them."""
+    torch.manual_seed(11)
+    tensors = ImageTower(load_recipe("shapes", overrides).model.image).trunk.state_dict()
+    save_file(tensors, file)
+    return tensors
+
+
+def test_published_weights_are_needed_once(overrides: list[str], tmp_path: Path) -> None:
+    mine = [*overrides, "scaling.num_workers=1"]
+    file = tmp_path / "dino.safetensors"
+    published = write_trunk(file, mine)
+    mine.append(f"model.image.pretrained={file}")
+    job = prepare(load_recipe("shapes", mine), Console())
+    file.unlink()  # a node without it, or a hub that is away
+    start = restore(job, CPU, 0)
+    for name, tensor in published.items():
+        assert torch.equal(start.model.image.trunk.state_dict()[name], tensor), name
+    assert train(job, start, Recorder(job))
+    again = prepare(load_recipe("shapes", mine), Console())
+    resumed = restore(again, CPU, 12)
+    for name, tensor in start.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], tensor), name
+
+
+def test_weights_that_do_not_fit_are_refused_before_anything_is_written(overrides: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "other.safetensors"
+    save_file({"surplus": torch.zeros(2)}, file)
+    with pytest.raises(ValueError, match=r"other\.safetensors.*left over: surplus"):
+        prepare(load_recipe("shapes", [*overrides, f"model.image.pretrained={file}"]), Console())
+    assert not (tmp_path / "runs" / "shapes" / "recipe.yaml").exists()
