@@ -249,7 +249,7 @@ def test_a_training_whose_server_is_killed_and_comes_back_lacks_no_metric(
 
     disturber = threading.Thread(target=kill_and_restart, daemon=True)
     disturber.start()
-    more = [f"tracking.uri={server.uri}", f"train.steps={steps}", "train.checkpoint_every=50"]
+    more = [f"tracking.uri={server.uri}", f"train.steps={steps}", "checkpoint.every=50"]
     summary = run(load_recipe("shapes", [*overrides, *more]), Console())
     disturber.join(timeout=120)
     assert summary.status == "finished"
