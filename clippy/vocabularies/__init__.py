@@ -1,0 +1,1 @@
+"""Class lists and prompts of the benchmarks, as data with their sources."""

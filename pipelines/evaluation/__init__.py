@@ -1,0 +1,1 @@
+"""Evaluation: a model and a benchmark's folders to the paper's tables."""

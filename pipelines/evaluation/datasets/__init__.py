@@ -1,0 +1,1 @@
+"""The benchmarks' data as they lie in their usual folders: pictures with labels, masks, segments or boxes."""
