@@ -43,14 +43,17 @@ _NAMES = {"image": IMAGE_NAMES, "mask": ("mask",), "segments": ("segments", "ins
 
 def open_parquet(root: Location, split: str) -> ParquetPictures:
     """All rows of a Parquet file or of those in a folder. Raises DataError."""
-    folder, files = root, list_files(root, (".parquet",))
     if root.path.endswith(".parquet"):
         folder, files = root.parent, [root.path.rpartition("/")[2]]
-    if not files or not exists(folder / files[0]):
-        raise PARQUET.missing(root, files[0] if files else "*.parquet")
+        if not exists(root):
+            raise PARQUET.missing(folder, files[0])
+    else:
+        folder, files = root, list_files(root, (".parquet",))
+        if not files:
+            raise PARQUET.missing(root, "*.parquet")
     own = read_classes(folder)
     if own is None:
-        raise PARQUET.missing(root, "classes.json")
+        raise PARQUET.missing(folder, "classes.json")
     return _open(folder, files, own)
 
 
@@ -103,7 +106,7 @@ class ParquetPictures:
             pixels=pixels,
             label=label,
             mask=None if mask is None else self.own.ids()(mask, f"{name}: the mask"),
-            segments=None if segments is None else np.where(segments == self.own.void, VOID, segments).astype(np.int32),
+            segments=None if segments is None else np.where(segments == self.own.void, VOID, segments.astype(np.int32)),
             attributes=attributes,
         )
 

@@ -83,4 +83,4 @@ def _without_ground(num_classes: int, rule: str) -> IdMap:
 
 
 def _objects(stored: NDArray[np.integer], mask: NDArray[np.int32]) -> NDArray[np.int32]:
-    return np.where(stored == 255, VOID, stored).astype(np.int32)
+    return np.where(stored == 255, VOID, stored.astype(np.int32))
