@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipelines.evaluation.dataset import VOID
 from pipelines.evaluation.datasets.files import Layout, list_stems
-from pipelines.evaluation.datasets.labels import id_map
+from pipelines.evaluation.datasets.labels import class_ids, id_map
 from pipelines.evaluation.datasets.masked import MaskedPictures, checked
 from pipelines.storage import Location
 
@@ -23,7 +23,7 @@ FOLDERS = {"val": "validation", "train": "training"}
 def open_ade20k(root: Location, split: str) -> MaskedPictures:
     """150 classes; what is none of them is void. Raises DataError."""
     folder, pictures = ADE20K.find(root, f"images/{FOLDERS[split]}")
-    classes = id_map({0: VOID} | {i + 1: i for i in range(150)}, "0 to 150, 0 being none of the classes")
+    classes = id_map({0: VOID} | class_ids("ade20k"), "0 to 150, 0 being none of the classes")
     names = list_stems(folder / pictures, ".jpg")
     dataset = MaskedPictures(folder, names, f"{pictures}/{{}}.jpg", f"annotations/{FOLDERS[split]}/{{}}.png", classes)
     return checked(dataset, ADE20K, root)

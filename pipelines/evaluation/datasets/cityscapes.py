@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from pipelines.evaluation.dataset import VOID
 from pipelines.evaluation.datasets.files import Layout, exists, list_stems
-from pipelines.evaluation.datasets.labels import IdMap, id_map
+from pipelines.evaluation.datasets.labels import class_ids, id_map
 from pipelines.evaluation.datasets.masked import MaskedPictures, checked
 from pipelines.storage import Location
 
@@ -20,20 +20,18 @@ gtFine/val/frankfurt/frankfurt_000000_000294_gtFine_instanceIds.png, ...    may 
 """,
     homes=("", "cityscapes"),
 )
-TRAIN_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-"""The labels of the 19 classes in their order (cityscapesScripts, helpers/labels.py)."""
 FIRST_THING = 24
 """This label and those after it are annotated object by object."""
 
 
 def open_cityscapes19(root: Location, split: str) -> MaskedPictures:
     """The 19 classes of the benchmark; all other labels are void. Raises DataError."""
-    return _open(root, split, {label: i for i, label in enumerate(TRAIN_IDS)})
+    return _open(root, split, class_ids("cityscapes19"))
 
 
 def open_cityscapes27(root: Location, split: str) -> MaskedPictures:
     """Labels 7 to 33 as 27 classes (STEGO); all other labels are void. Raises DataError."""
-    return _open(root, split, {label: label - 7 for label in range(7, 34)})
+    return _open(root, split, class_ids("cityscapes27"))
 
 
 def _open(root: Location, split: str, classes: dict[int, int]) -> MaskedPictures:
@@ -46,14 +44,10 @@ def _open(root: Location, split: str, classes: dict[int, int]) -> MaskedPictures
         names,
         f"{pictures}/{{}}_leftImg8bit.png",
         f"gtFine/{split}/{{}}_gtFine_labelIds.png",
-        _with_void(classes),
+        id_map(dict.fromkeys(range(34), VOID) | classes, "0 to 33, Cityscapes' label ids"),
         (instances, _segments) if has_instances else None,
     )
     return checked(dataset, CITYSCAPES, root)
-
-
-def _with_void(classes: dict[int, int]) -> IdMap:
-    return id_map(dict.fromkeys(range(34), VOID) | classes, "0 to 33, Cityscapes' label ids")
 
 
 def _segments(stored: NDArray[np.integer], mask: NDArray[np.int32]) -> NDArray[np.int32]:

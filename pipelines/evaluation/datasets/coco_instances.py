@@ -7,11 +7,10 @@ from typing import Any
 
 from pipelines.columns import DataError
 from pipelines.evaluation.dataset import Example, Region
-from pipelines.evaluation.datasets.coco_categories import THINGS
 from pipelines.evaluation.datasets.coco_json import CocoPicture, class_of, read_coco
 from pipelines.evaluation.datasets.coco_masks import decode_segmentation
 from pipelines.evaluation.datasets.files import Layout, first_existing, read_file
-from pipelines.evaluation.datasets.labels import check_size, decode_picture
+from pipelines.evaluation.datasets.labels import check_size, class_ids, decode_picture
 from pipelines.storage import Location
 
 COCO_INSTANCES = Layout(
@@ -57,7 +56,7 @@ class InstancePictures:
         return Example(described.file, pixels, regions=regions)
 
     def _region(self, annotation: dict[str, Any], described: CocoPicture) -> Region:
-        label = class_of(annotation["category_id"], THINGS, self.source)
+        label = class_of(annotation["category_id"], class_ids("coco-instances"), self.source)
         try:
             left, top, width, height = map(float, annotation["bbox"])
             mask = decode_segmentation(annotation["segmentation"], described.height, described.width)

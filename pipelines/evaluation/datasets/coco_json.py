@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,7 @@ def read_coco(file: Location, fields: Sequence[str]) -> tuple[CocoPicture, ...]:
     return tuple(sorted(pictures, key=lambda picture: picture.file))
 
 
-def class_of(category: int, classes: dict[int, int], name: str) -> int:
+def class_of(category: int, classes: Mapping[int, int], name: str) -> int:
     """The class of a category id. Raises DataError for one that COCO has not."""
     if category not in classes:
         raise DataError(f"{name}: has the category {category}, none of COCO's {len(classes)} ids 1 to {max(classes)}")

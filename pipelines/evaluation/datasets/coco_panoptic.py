@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 
 from pipelines.columns import DataError
 from pipelines.evaluation.dataset import VOID, Example
-from pipelines.evaluation.datasets.coco_categories import PANOPTIC
 from pipelines.evaluation.datasets.coco_json import CocoPicture, class_of, read_coco
 from pipelines.evaluation.datasets.files import Layout, first_existing, read_file
-from pipelines.evaluation.datasets.labels import decode_picture, decode_rgb_numbers
+from pipelines.evaluation.datasets.labels import class_ids, decode_picture, decode_rgb_numbers
 from pipelines.storage import Location
 
 COCO_PANOPTIC = Layout(
@@ -66,7 +65,8 @@ class PanopticPictures:
         pixels = decode_picture(read_file(picture), picture.url)
         stored = decode_rgb_numbers(read_file(file), file.url, pixels, picture.url)
         ids = [segment["id"] for segment in segments]
-        classes = [class_of(segment["category_id"], PANOPTIC, self.source) for segment in segments]
+        known = class_ids("coco-panoptic")
+        classes = [class_of(segment["category_id"], known, self.source) for segment in segments]
         numbers = [VOID if segment["iscrowd"] else i for i, segment in enumerate(segments, start=1)]
         place = _places(stored, ids, file.url)
         # Place 0 is what no segment has.

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pipelines.evaluation.dataset import VOID
-from pipelines.evaluation.datasets.coco_categories import STUFF, THINGS
 from pipelines.evaluation.datasets.files import Layout, first_existing, list_stems
-from pipelines.evaluation.datasets.labels import IdMap, id_map, own_ids
+from pipelines.evaluation.datasets.labels import IdMap, class_ids, id_map, own_ids
 from pipelines.evaluation.datasets.masked import MaskedPictures, checked
 from pipelines.storage import Location
 
@@ -21,16 +20,13 @@ COCO_OBJECT = Layout(
     "COCO-Object", f"{_TREE}or beside them 000000000139_instanceTrainIds.png, as GroupViT has it", _HOMES
 )
 
-_RAW_STUFF = id_map(
-    {category - 1: i for category, i in STUFF.items()} | {255: VOID},
-    "0 to 181 without those of things that were never annotated, and 255 for void",
-)
-_RAW_OBJECT = id_map({category - 1: THINGS.get(category, -1) + 1 for category in STUFF} | {255: 0}, _RAW_STUFF.rule)
+_RULE = "0 to 181 without those of things that were never annotated, and 255 for void"
 
 
 def open_coco_stuff(root: Location, split: str) -> MaskedPictures:
     """171 classes: 80 things, then 91 kinds of stuff; unlabelled pixels are void. Raises DataError."""
-    return _open(root, split, COCO_STUFF, _RAW_STUFF, "_labelTrainIds", own_ids(171))
+    raw = id_map({category - 1: i for category, i in class_ids("coco-stuff").items()} | {255: VOID}, _RULE)
+    return _open(root, split, COCO_STUFF, raw, "_labelTrainIds", own_ids(171))
 
 
 def open_coco_object(root: Location, split: str) -> MaskedPictures:
@@ -39,7 +35,9 @@ def open_coco_object(root: Location, split: str) -> MaskedPictures:
     Unlabelled pixels are background and not void, as in GroupViT's and TCL's ``convert_coco_object.py``, by whose
     masks the published numbers were measured.
     """
-    return _open(root, split, COCO_OBJECT, _RAW_OBJECT, "_instanceTrainIds", own_ids(81))
+    objects = class_ids("coco-object")
+    raw = id_map({category - 1: objects.get(category, 0) for category in class_ids("coco-stuff")} | {255: 0}, _RULE)
+    return _open(root, split, COCO_OBJECT, raw, "_instanceTrainIds", own_ids(81))
 
 
 def _open(root: Location, split: str, layout: Layout, raw: IdMap, ending: str, converted: IdMap) -> MaskedPictures:

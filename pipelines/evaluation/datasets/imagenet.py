@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from clippy.vocabulary import class_list
 from pipelines.columns import DataError
 from pipelines.evaluation.datasets.files import Layout, exists, list_pictures, read_file, read_text
 from pipelines.evaluation.datasets.labelled import LabelledPictures
@@ -138,9 +139,4 @@ def _read_ground_truth(file: Location) -> dict[str, int]:
 
 def _wnids() -> dict[str, int]:
     """Class numbers by WordNet id."""
-    from clippy.torchvision_cpu import ensure_torchvision
-
-    ensure_torchvision()  # timm imports it
-    from timm.data import ImageNetInfo
-
-    return {wnid: i for i, wnid in enumerate(ImageNetInfo("imagenet-1k").label_names())}
+    return {wnid: i for i, wnid in enumerate(class_list("imagenet").folders or ())}

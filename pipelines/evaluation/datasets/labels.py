@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from clippy.vocabulary import class_list
 from pipelines.columns import DataError
 from pipelines.evaluation.dataset import VOID
 
@@ -48,6 +49,12 @@ def id_map(classes: Mapping[int, int], rule: str) -> IdMap:
     table = np.full(max(256, max(classes) + 1), _UNKNOWN, dtype=np.int32)
     table[list(classes)] = list(classes.values())
     return IdMap(table, rule)
+
+
+def class_ids(name: str) -> dict[int, int]:
+    """Classes by what the benchmark's files call them, from the class list of that name."""
+    classes = class_list(name)
+    return {stored: i for i, stored in enumerate(classes.ids or range(len(classes)))}
 
 
 def own_ids(num_classes: int, void: int | None = 255) -> IdMap:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from pipelines.evaluation.dataset import VOID
 from pipelines.evaluation.datasets.files import Layout, exists
-from pipelines.evaluation.datasets.labels import IdMap, id_map, own_ids
+from pipelines.evaluation.datasets.labels import IdMap, class_ids, id_map, own_ids
 from pipelines.evaluation.datasets.masked import MaskedPictures, checked, read_names
 from pipelines.storage import Location
 
@@ -42,7 +42,7 @@ def open_voc(root: Location, split: str) -> MaskedPictures:
 
 def open_voc20(root: Location, split: str) -> MaskedPictures:
     """The 20 classes that are objects; background is void. Raises DataError."""
-    return _open_voc(root, split, _without_ground(20, "0 to 20, and 255 for void"))
+    return _open_voc(root, split, _without_ground("voc20"))
 
 
 def open_context60(root: Location, split: str) -> MaskedPictures:
@@ -52,7 +52,7 @@ def open_context60(root: Location, split: str) -> MaskedPictures:
 
 def open_context59(root: Location, split: str) -> MaskedPictures:
     """The 59 classes that are something; background is void. Raises DataError."""
-    return _open_context(root, split, _without_ground(59, "0 to 59, and 255 for void"))
+    return _open_context(root, split, _without_ground("context59"))
 
 
 def _open_voc(root: Location, split: str, classes: IdMap) -> MaskedPictures:
@@ -78,8 +78,9 @@ def _open_context(root: Location, split: str, classes: IdMap) -> MaskedPictures:
     return checked(dataset, CONTEXT, root)
 
 
-def _without_ground(num_classes: int, rule: str) -> IdMap:
-    return id_map({0: VOID, 255: VOID} | {i + 1: i for i in range(num_classes)}, rule)
+def _without_ground(name: str) -> IdMap:
+    classes = class_ids(name)
+    return id_map({0: VOID, 255: VOID} | classes, f"0 to {len(classes)}, and 255 for void")
 
 
 def _objects(stored: NDArray[np.integer], mask: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -18,9 +18,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
+from clippy.vocabulary import class_list
 from pipelines.evaluation.dataset import VOID
-from pipelines.evaluation.datasets.cityscapes import TRAIN_IDS
-from pipelines.evaluation.datasets.coco_categories import PANOPTIC, STUFF
 
 Array = NDArray[Any]
 
@@ -214,7 +213,7 @@ def write_classes(benchmark: str, root: Path, pictures: Sequence[Array], masks: 
         return coco_stuff(root, named)
     if benchmark == "coco-object":
         return coco_stuff(root, named, ending="_instanceTrainIds", mmseg=True)
-    categories = list(PANOPTIC)
+    categories = class_list("coco-panoptic").ids or ()
     return coco_panoptic(
         root,
         {
@@ -226,20 +225,13 @@ def write_classes(benchmark: str, root: Path, pictures: Sequence[Array], masks: 
 
 def _stored(benchmark: str, mask: Array) -> Array:
     """The numbers that stand for classes and void."""
-    stuff = np.array([category - 1 for category in STUFF])
-    stored, void = {
-        "voc": (mask, 255),
-        "voc20": (mask + 1, 0),
-        "context59": (mask + 1, 0),
-        "context60": (mask, 255),
-        "ade20k": (mask + 1, 0),
-        "coco-panoptic": (1000 * (mask + 1), 0),
-        "coco-stuff": (stuff[mask % len(stuff)], 255),
-        "coco-object": (mask, 255),
-        "cityscapes19": (np.array(TRAIN_IDS)[mask % len(TRAIN_IDS)], 0),
-        "cityscapes27": (mask + 7, 0),
-    }[benchmark]
-    return np.where(mask == VOID, void, stored)
+    if benchmark == "coco-panoptic":
+        return np.where(mask == VOID, 0, 1000 * (mask + 1))
+    classes = class_list(benchmark)
+    ids = np.arange(len(classes)) if classes.ids is None or benchmark == "coco-object" else np.array(classes.ids)
+    if benchmark == "coco-stuff":
+        ids = ids - 1
+    return np.where(mask == VOID, 255 if ids[0] == 0 else 0, ids[mask])
 
 
 def _coco_json(path: Path, pictures: Mapping[str, Sequence[Any]], annotations: Sequence[Mapping[str, Any]]) -> None:

@@ -12,7 +12,6 @@ from scipy.io import savemat
 from pipelines.columns import DataError
 from pipelines.evaluation.dataset import VOID, Dataset, Example
 from pipelines.evaluation.datasets.catalogue import BENCHMARKS
-from pipelines.evaluation.datasets.coco_categories import PANOPTIC, STUFF, THINGS
 from pipelines.storage import locate
 from tests.pipelines.evaluation import layouts
 from tests.pipelines.evaluation.layouts import picture, write
@@ -97,14 +96,6 @@ def test_cityscapes_segments_are_objects_and_stuff_and_leave_out_groups_and_void
     root = layouts.cityscapes(tmp_path, {"munster_000173_000019": (picture(2, 4), labels, instances)})
     same(only(opened("cityscapes19", root)).segments, [V, 1, 1, 2], [2, 3, V, V])
     same(only(opened("cityscapes27", root)).segments, [V, 1, 1, 3], [3, 4, V, 2])
-
-
-def test_coco_ids_are_those_of_the_lists() -> None:
-    assert (len(THINGS), len(PANOPTIC), len(STUFF)) == (80, 133, 171)
-    assert [THINGS[category] for category in (1, 11, 13, 90)] == [0, 10, 11, 79]  # person, hydrant, stop sign, brush
-    assert [PANOPTIC[category] for category in (90, 92, 100, 184, 200)] == [79, 80, 83, 116, 132]
-    assert [STUFF[category] for category in (90, 92, 182)] == [79, 80, 170]
-    assert 12 not in STUFF
 
 
 @pytest.mark.parametrize("mmseg", [False, True])
