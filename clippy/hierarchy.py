@@ -183,14 +183,14 @@ def hierarchical_scores(
     precision = _mean_ratio(depth_M[shared], depth_M[own_A[answer]], weight)
     recall = _mean_ratio(depth_M[shared], depth_M[own_A[truth]], weight)
     occurs = confusion.sum(axis=1) if counts is None else np.asarray(counts)
-    bits_M = information(hierarchy, names, nodes[: len(confusion)], occurs)
-    if np.isinf(bits_M[own_A[truth]]).any():
+    nats_M = information(hierarchy, names, nodes[: len(confusion)], occurs)
+    if np.isinf(nats_M[own_A[truth]]).any():
         raise ValueError(
             "counts: a class that occurs in the confusion has none; count where the confusion was measured"
         )
-    both = bits_M[own_A[answer]] + bits_M[own_A[truth]]
+    both = nats_M[own_A[answer]] + nats_M[own_A[truth]]
     f = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-    return HierarchicalScores(precision, recall, f, _mean_ratio(2 * bits_M[shared], both, weight))
+    return HierarchicalScores(precision, recall, f, _mean_ratio(2 * nats_M[shared], both, weight))
 
 
 def information(
