@@ -132,7 +132,7 @@ def back_off(scores: Tensor, threshold: float, answers: Answers, dim: int = 1) -
     scores: C of them along `dim`, two or more. Where the highest leads by less than `threshold`, in the unit of the
     scores, the answer is the lowest common ancestor of the two. Returns int64 numbers of `answers`, without `dim`.
     Raises ValueError if the scores are not those of the classes.
-    Source: back-off for Open Vocabulary Scene Parsing (ICCV 2017), a choice of this project, which asks only two.
+    Source: a rule of ours; that it looks at two classes only keeps it as cheap as naming a class.
     """
     num_classes = len(answers.common_CC)
     if num_classes < 2 or scores.shape[dim] != num_classes:
