@@ -14,7 +14,7 @@ from pipelines.evaluation.names import BENCHMARKS
 from pipelines.evaluation.protocol import Protocol, choose_protocol
 from pipelines.evaluation.question import Findings, Part
 from pipelines.evaluation.result import Result, flat
-from pipelines.evaluation.run import Progress, one_cause
+from pipelines.evaluation.run import Progress
 from pipelines.evaluation.subject import Subject, find_subject
 from pipelines.evaluation.tracking import track
 from pipelines.evaluation.units import Measurer, Task, units_of
@@ -58,7 +58,7 @@ def evaluate(request: Request, console: Console | None = None) -> Result:
     scaling = scaling.model_copy(update={"ray_address": request.ray_address or scaling.ray_address, "use_gpu": False})
     pictures = sum(len(part.dataset) for part in parts)
     console.line(f"evaluating {subject.model.name} on {benchmark}, {pictures:,} pictures")
-    with ray_session(scaling), one_cause():
+    with ray_session(scaling):
         gpus = _gpus_per_worker(request)
         task = Task(subject.model, protocol, parts, config.batch_size, "cuda" if gpus else "cpu")
         progress = Progress(task, subject.identity() | {"benchmark": benchmark, "data": url}, folder)
