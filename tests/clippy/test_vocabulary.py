@@ -178,7 +178,7 @@ def test_unknown_names_are_refused_with_those_there_are() -> None:
         class_list("templates")
     with pytest.raises(ValueError, match="no prompts 'clip'; there are simple, "):
         prompt_templates("clip")
-    with pytest.raises(ValueError, match="has no {} where the word goes"):
+    with pytest.raises(ValueError, match=r"has no \{\} where the word goes"):
         fill("a photo", "cat")
 
 

@@ -5,7 +5,6 @@ Shapes in names: D embedding width, K groups, H W pixels, h w patch grid.
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -58,22 +57,13 @@ class Grouping:
 
     def sum_up(self, rows: Iterable[Row]) -> Findings:
         """The mean over segments or pictures, of the model and of each floor."""
-        by_picture = self.protocol.average == "pictures"
-        sums: dict[str, list[float]] = {}
-        counts: dict[str, int] = {}
+        pairs: dict[str, list[tuple[float, int]]] = {}
         for row in rows:
             for answer, (total, segments) in row["jaccard"].items():
-                if segments:
-                    sums.setdefault(answer, []).append(total / segments if by_picture else total)
-                    counts[answer] = counts.get(answer, 0) + (1 if by_picture else segments)
-                else:
-                    sums.setdefault(answer, [])
-        # fsum rounds once, so the order of pictures does not matter.
-        table = {
-            name: {"Jaccard": math.fsum(values) / counts[name] if name in counts else float("nan")}
-            for name, values in sums.items()
-        }
-        return Findings(table)
+                pairs.setdefault(answer, []).append((total, segments))
+        by_picture = self.protocol.average == "pictures"
+        means = {name: {"Jaccard": metrics.average_jaccard(values, by_picture)} for name, values in pairs.items()}
+        return Findings({self.table: means})
 
 
 class GroupingAnswerer:
