@@ -132,7 +132,7 @@ def back_off(scores: Tensor, threshold: float, answers: Answers, dim: int = 1) -
     scores: C of them along `dim`, two or more. Where the highest leads by less than `threshold`, in the unit of the
     scores, the answer is the lowest common ancestor of the two. Returns int64 numbers of `answers`, without `dim`.
     Raises ValueError if the scores are not those of the classes.
-    Source: back-off for Open Vocabulary Scene Parsing (ICCV 2017), a choice of this project, which asks only two.
+    Source: a rule of ours; that it looks at two classes only keeps it as cheap as naming a class.
     """
     num_classes = len(answers.common_CC)
     if num_classes < 2 or scores.shape[dim] != num_classes:
@@ -183,14 +183,14 @@ def hierarchical_scores(
     precision = _mean_ratio(depth_M[shared], depth_M[own_A[answer]], weight)
     recall = _mean_ratio(depth_M[shared], depth_M[own_A[truth]], weight)
     occurs = confusion.sum(axis=1) if counts is None else np.asarray(counts)
-    bits_M = information(hierarchy, names, nodes[: len(confusion)], occurs)
-    if np.isinf(bits_M[own_A[truth]]).any():
+    nats_M = information(hierarchy, names, nodes[: len(confusion)], occurs)
+    if np.isinf(nats_M[own_A[truth]]).any():
         raise ValueError(
             "counts: a class that occurs in the confusion has none; count where the confusion was measured"
         )
-    both = bits_M[own_A[answer]] + bits_M[own_A[truth]]
+    both = nats_M[own_A[answer]] + nats_M[own_A[truth]]
     f = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-    return HierarchicalScores(precision, recall, f, _mean_ratio(2 * bits_M[shared], both, weight))
+    return HierarchicalScores(precision, recall, f, _mean_ratio(2 * nats_M[shared], both, weight))
 
 
 def information(

@@ -31,8 +31,6 @@ class ClassList:
     """What the benchmark's own files call each class, such as COCO's category; None where that is its position."""
     folders: tuple[str, ...] | None = None
     """Folder of each class's pictures, where the benchmark has one for each."""
-    groups: tuple[str, ...] = ()
-    """Names of the groups that examples are counted in apart, by their number."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -56,7 +54,6 @@ def class_list(name: str) -> ClassList:
         hypernyms=tuple(entry["synset"] for entry in classes) if "synset" in fields else (),
         ids=tuple(entry["id"] for entry in classes) if "id" in fields else None,
         folders=tuple(entry["folder"] for entry in classes) if "folder" in fields else None,
-        groups=tuple(values.get("groups", ())),
     )
 
 

@@ -103,9 +103,9 @@ def test_scores_by_hand() -> None:
 
 
 def test_information_of_the_small_map() -> None:
-    bits = information(SMALL, ["thing", "animal", "guard", "car"], CLASSES, np.array([2, 1, 1, 0]))
-    np.testing.assert_allclose(bits, [0, 0, math.log(2), math.inf])
-    assert not np.signbit(bits).any()
+    nats = information(SMALL, ["thing", "animal", "guard", "car"], CLASSES, np.array([2, 1, 1, 0]))
+    np.testing.assert_allclose(nats, [0, 0, math.log(2), math.inf])
+    assert not np.signbit(nats).any()
 
 
 def test_information_with_counts_from_elsewhere() -> None:

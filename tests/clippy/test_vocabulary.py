@@ -26,7 +26,7 @@ LISTS = {
     "imagenet": (1000, 1000, "tench", "toilet paper", None),
     "voc": (21, 20, "background", "television monitor", 0),
     "voc20": (20, 20, "aeroplane", "television monitor", None),
-    "waterbirds": (3, 2, "landbird", "background", 2),
+    "waterbirds": (2, 2, "landbird", "waterbird", None),
 }
 
 
@@ -135,11 +135,10 @@ def test_imagenet_and_openais_prompts_are_those_of_open_clip_and_timm() -> None:
         assert [fill(ours, "cat") for ours in prompt_templates(name)] == [theirs("cat") for theirs in openai[published]]
 
 
-def test_waterbirds_groups_are_twice_the_bird_plus_the_place() -> None:
+def test_words_of_waterbirds_are_apart() -> None:
     birds = class_list("waterbirds")
-    names = [f"{bird} on {place}" for bird in birds.names[:2] for place in ("land", "water")]
-    assert list(birds.groups) == names
     check_words(birds.names, birds.extra_words)
+    assert "background" in birds.extra_words
 
 
 @pytest.mark.parametrize(
