@@ -80,3 +80,8 @@ def open_benchmark(name: str, root: Location, split: str | None = None) -> tuple
         return dataset, class_list(benchmark.classes)
     assert isinstance(dataset, folder.FolderPictures | parquet.ParquetPictures)
     return dataset, dataset.classes
+
+
+def usual_split(name: str) -> str:
+    """What is measured of a benchmark unless something else is told."""
+    return BENCHMARKS[name].splits[0]
