@@ -31,6 +31,11 @@ def add_evaluate_verb(verbs: Any) -> None:
     command.add_argument(
         "--method", default="patches", metavar="NAME", help=f"{', '.join(METHODS)}; default: the model's own patches"
     )
+    command.add_argument(
+        "--decoder",
+        metavar="FOLDER",
+        help="read the patches through a decoder of: clippy decoder train; for segmentation",
+    )
     command.add_argument("--skip-missing", action="store_true", help="with --suite: leave out benchmarks without data")
     command.add_argument(
         "--out", metavar="FOLDER", help="for numbers and pictures; default: evaluation/ in the run folder"
@@ -65,6 +70,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         split=options.split,
         protocol=options.protocol,
         method=options.method,
+        decoder=options.decoder,
         overrides=tuple(options.overrides),
         out=options.out,
         workers=options.workers,

@@ -21,7 +21,7 @@ from pipelines.evaluation.units import Measurer, Task, units_of
 from pipelines.local_ray import ray_session
 from pipelines.recipe import EvalConfig, ScalingConfig
 from pipelines.storage import Location, locate
-from pipelines.targets import FoundModel
+from pipelines.targets import FoundDecoder, FoundModel, find_decoder
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Request:
     method: str = "patches"
     overrides: tuple[str, ...] = ()
     """``field=value`` on top of protocol and method."""
+    decoder: str | None = None
+    """Folder of a decoder that the patches go through; a method of its own."""
     out: str | None = None
     workers: int | None = None
     gpus_per_worker: float | None = None
@@ -52,16 +54,19 @@ def evaluate(request: Request, console: Console | None = None) -> Result:
     """
     console, started = console or Console(), time.monotonic()
     subject = find_subject(request.checkpoint)
-    config, benchmark, url, protocol, parts = _open(request, subject)
-    folder = subject.output_folder(request.out, benchmark, protocol, request.method)
+    decoder = find_decoder(request.decoder) if request.decoder else None
+    config, benchmark, url, protocol, parts = _open(request, subject, decoder)
+    method, digest = ("decoder", decoder.digest) if decoder else (request.method, None)
+    folder = subject.output_folder(request.out, benchmark, protocol, method, digest)
     scaling = subject.recipe.scaling if subject.recipe else ScalingConfig()
     scaling = scaling.model_copy(update={"ray_address": request.ray_address or scaling.ray_address, "use_gpu": False})
     pictures = sum(len(part.dataset) for part in parts)
     console.line(f"evaluating {subject.model.name} on {benchmark}, {pictures:,} pictures")
     with ray_session(scaling):
         gpus = _gpus_per_worker(request)
-        task = Task(subject.model, protocol, parts, config.batch_size, "cuda" if gpus else "cpu")
-        progress = Progress(task, subject.identity() | {"benchmark": benchmark, "data": url}, folder)
+        task = Task(subject.model, protocol, parts, config.batch_size, "cuda" if gpus else "cpu", decoder)
+        asked = {"benchmark": benchmark, "data": url, "split": request.split, "protocol": protocol.flat()}
+        progress = Progress(task, subject.identity() | asked | {"decoder": digest}, folder)
         measuring, missing = time.monotonic(), progress.pictures_missing()
         progress.measure_on_ray(request.workers or scaling.max_workers, gpus, console)
         seconds = time.monotonic() - measuring
@@ -69,11 +74,11 @@ def evaluate(request: Request, console: Console | None = None) -> Result:
         drawn = draw_pictures(task, choose_pictures(parts, progress, config.pictures), folder, gpus)
     result = Result(
         benchmark=benchmark,
-        method=request.method,
+        method=method,
         checkpoint=subject.model.name,
         step=subject.model.step,
         data=url,
-        protocol=_explain(protocol, parts),
+        protocol=_explain(protocol, parts, decoder),
         images={part.name: len(part.dataset) for part in parts},
         tables={name: table for found in findings.values() for name, table in found.tables.items()},
         per_class=next((found.per_class for found in findings.values() if found.per_class), {}),
@@ -97,10 +102,11 @@ def evaluate_suite(
     skipped.
     """
     console = console or Console()
+    decoder = find_decoder(request.decoder) if request.decoder else None
     missing: dict[str, str] = {}
     for benchmark in benchmarks:
         try:
-            _open(replace(request, benchmark=benchmark), find_subject(request.checkpoint))
+            _open(replace(request, benchmark=benchmark), find_subject(request.checkpoint), decoder)
         except DataError as error:
             missing[benchmark] = str(error)
     if missing and not skip_missing:
@@ -142,12 +148,20 @@ def sum_up(parts: tuple[Part, ...], progress: Progress) -> dict[str, Findings]:
     }
 
 
-def _open(request: Request, subject: Subject) -> tuple[EvalConfig, str, str, Protocol, tuple[Part, ...]]:
+def _open(
+    request: Request, subject: Subject, decoder: FoundDecoder | None
+) -> tuple[EvalConfig, str, str, Protocol, tuple[Part, ...]]:
     """What is measured how: the recipe's settings, the benchmark and where it lies, the protocol, the pictures."""
+    if decoder is not None and request.method != "patches":
+        raise ValueError(
+            f"--decoder: is a method of its own; leave out --method {request.method}, or set single fields of the "
+            "protocol, such as grouping=k-means"
+        )
     config = subject.recipe.eval if subject.recipe else EvalConfig()
     benchmark, url = _benchmark_and_data(request, config)
     protocol = choose_protocol(request.protocol, benchmark, config.protocol, request.method, request.overrides)
-    parts = open_parts(benchmark, locate(url, config.storage_options), protocol, request.split)
+    seen = decoder.config.seen if decoder else None
+    parts = open_parts(benchmark, locate(url, config.storage_options), protocol, request.split, seen)
     return config, benchmark, url, protocol, parts
 
 
@@ -174,9 +188,14 @@ def _gpus_per_worker(request: Request) -> float:
     return 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
 
 
-def _explain(protocol: Protocol, parts: tuple[Part, ...]) -> dict[str, str]:
-    """Every choice by name: the fields of the protocol, and what each question says of itself."""
+def _explain(protocol: Protocol, parts: tuple[Part, ...], decoder: FoundDecoder | None) -> dict[str, str]:
+    """Every choice by name: the fields of the protocol, the decoder, and what each question says of itself."""
     choices = {name: str(value) for name, value in protocol.model_dump(exclude_none=True).items()}
+    if decoder is not None:
+        trained = ", ".join(f"{name} {value}" for name, value in decoder.config.training.items())
+        choices["decoder"] = (
+            f"{decoder.folder.url}, trained on {len(decoder.config.seen)} classes with masks: {trained}"
+        )
     for part in parts:
         for question in part.questions:
             for name, choice in question.explain().items():

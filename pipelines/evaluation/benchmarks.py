@@ -21,16 +21,18 @@ from pipelines.storage import Location
 SHAPES_SPLITS = ("multi", "camouflage", "spurious")
 
 
-def open_parts(name: str, root: Location, protocol: Protocol, split: str | None = None) -> tuple[Part, ...]:
-    """The parts of a benchmark whose data lie in ``root``.
+def open_parts(
+    name: str, root: Location, protocol: Protocol, split: str | None = None, seen: tuple[str, ...] | None = None
+) -> tuple[Part, ...]:
+    """The parts of a benchmark whose data lie in ``root``; ``seen`` are the classes that a decoder was trained on.
 
     Raises DataError, with the layout that is expected, where something is missing, and for a split that there is not.
     """
     asked = BENCHMARKS[name]
     if asked.kind == "shapes":
-        return _shapes(root, protocol)
+        return _shapes(root, protocol, seen)
     dataset, classes = open_benchmark(name, root, split)
-    templates = prompt_templates(protocol.templates or asked.templates)
+    templates = templates_of(name, root, protocol.templates)
     if not len(dataset):
         raise DataError(f"{root.url}: {name} has no pictures here")
     # What the first picture has, all have.
@@ -41,7 +43,7 @@ def open_parts(name: str, root: Location, protocol: Protocol, split: str | None 
     if asked.kind == "classification" or (first and first.label is not None):
         questions.append(Classification(classes, templates))
     if asked.kind == "segmentation" or (first and first.mask is not None):
-        questions.append(Segmentation(classes, templates))
+        questions.append(Segmentation(classes, templates, seen=seen))
     if asked.kind == "segmentation" or (first and (first.mask is not None or first.segments is not None)):
         questions.append(Grouping(protocol, ground=classes.background))
     cropped = asked.kind in ("classification", "groups") or [question.table for question in questions] == [
@@ -50,14 +52,18 @@ def open_parts(name: str, root: Location, protocol: Protocol, split: str | None 
     return (Part(split or usual_split(name), dataset, tuple(questions), cropped),)
 
 
-def _shapes(root: Location, protocol: Protocol) -> tuple[Part, ...]:
+def templates_of(name: str, root: Location, told: str | None = None) -> tuple[str, ...]:
+    """The prompts of that name, else the benchmark's own."""
+    if told is None and BENCHMARKS[name].kind == "shapes":
+        return tuple(read_json(root / "evaluation" / "classes.json")["templates"])
+    return prompt_templates(told or BENCHMARKS[name].templates)
+
+
+def _shapes(root: Location, protocol: Protocol, seen: tuple[str, ...] | None) -> tuple[Part, ...]:
     """Four splits: one object, several, several in camouflage, and two birds on either background."""
     single, classes = open_benchmark("shapes", root, "single")
     multi, camouflage, spurious = (open_benchmark("shapes", root, split)[0] for split in SHAPES_SPLITS)
-    if protocol.templates:
-        templates = prompt_templates(protocol.templates)
-    else:
-        templates = tuple(read_json(root / "evaluation" / "classes.json")["templates"])
+    templates = templates_of("shapes", root, protocol.templates)
     things = tuple(i for i, kind in enumerate(classes.kinds) if kind == "thing")
     stuff = tuple(name for name, kind in zip(classes.names, classes.kinds, strict=True) if kind == "stuff")
     birds = replace(
@@ -66,7 +72,7 @@ def _shapes(root: Location, protocol: Protocol) -> tuple[Part, ...]:
         kinds=tuple(classes.kinds[i] for i in BIRDS),
         extra_words=stuff,
     )
-    segmentation = Segmentation(classes, templates, constants=("all background", "one object"))
+    segmentation = Segmentation(classes, templates, constants=("all background", "one object"), seen=seen)
     return (
         Part("single", single, (Classification(classes, templates, among=things),)),
         Part("multi", multi, (segmentation, Grouping(protocol))),

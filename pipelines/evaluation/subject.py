@@ -25,8 +25,12 @@ class Subject:
     run: RunFolder | None
     recipe: Recipe | None
 
-    def output_folder(self, out: str | None, benchmark: str, protocol: Protocol, method: str) -> Location:
+    def output_folder(
+        self, out: str | None, benchmark: str, protocol: Protocol, method: str, decoder: str | None = None
+    ) -> Location:
         """As told, or beside the run's other evaluations: by step, benchmark, and what is unusual about the protocol.
+
+        ``decoder``: what tells a decoder from others.
 
         Raises ValueError where there is no run and nothing is told.
         """
@@ -37,8 +41,8 @@ class Subject:
                 f"{self.model.name}: lies in no run folder; say where numbers and pictures go with --out FOLDER"
             )
         name = benchmark
-        if protocol != PROTOCOLS["shapes" if benchmark == "shapes" else "paper"]:
-            digest = hashlib.sha256(protocol.model_dump_json().encode()).hexdigest()[:6]
+        if decoder is not None or protocol != PROTOCOLS["shapes" if benchmark == "shapes" else "paper"]:
+            digest = hashlib.sha256(f"{protocol.model_dump_json()}{decoder or ''}".encode()).hexdigest()[:6]
             name = "-".join([benchmark, *dict.fromkeys([protocol.name, method]), digest])
         return self.run.location / EVALUATION_FOLDER / checkpoint_name(self.model.step or 0) / name
 

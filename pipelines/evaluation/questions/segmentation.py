@@ -39,6 +39,8 @@ class Segmentation:
     templates: tuple[str, ...]
     constants: tuple[Literal["all background", "one object"], ...] = ()
     """Trivial answers beside the model's: all pixels are the picture's attribute ``background``, or its label."""
+    seen: tuple[str, ...] | None = None
+    """Classes whose masks a decoder was trained on, if the patches go through one."""
     table: str = "segmentation"
 
     def ask(self, reader: Reader) -> SegmentationAnswerer:
@@ -47,11 +49,13 @@ class Segmentation:
 
     def explain(self) -> dict[str, str]:
         """Names, prompts, and how numbers are averaged."""
+        groups = {group: [self.classes.names[i] for i in ids] for group, ids in self._by_seen().items()}
         return {
             "class names": f"{self.classes.name} ({len(self.classes)}): {self.classes.source}",
             "prompts": " | ".join(self.templates),
             "mIoU": "one confusion matrix over all pixels that are not void, at the labels' own size; mean over the "
             "classes that have ground truth",
+            **{f"{group} classes": ", ".join(names) for group, names in groups.items()},
         }
 
     def sum_up(self, rows: Iterable[Row]) -> Findings:
@@ -83,11 +87,20 @@ class Segmentation:
         if len(kinds) == 2:
             for kind, name in zip(kinds, ("mIoU things", "mIoU stuff"), strict=True):
                 numbers[name] = metrics.mean_iou(confusion, self._of_kind(kind))
+        numbers |= {f"mIoU {group}": metrics.mean_iou(confusion, ids) for group, ids in self._by_seen().items()}
         numbers["pixel accuracy"] = float(np.trace(confusion) / max(1, confusion.sum()))
         return numbers
 
     def _of_kind(self, kind: str) -> list[int]:
         return [i for i, own in enumerate(self.classes.kinds) if own == kind]
+
+    def _by_seen(self) -> dict[str, list[int]]:
+        """The classes that a decoder has seen and those that it has not, where there are any of the latter."""
+        if self.seen is None or set(self.classes.names) <= set(self.seen):
+            return {}
+        is_seen = [name in self.seen for name in self.classes.names]
+        groups = {group: [i for i, own in enumerate(is_seen) if own == wanted] for group, wanted in _GROUPS.items()}
+        return {group: ids for group, ids in groups.items() if ids}
 
     def _trivial(self, confusion: NDArray[np.int64]) -> Table:
         """What the one commonest class, and a class drawn anew for each pixel, would get: exact, without a picture."""
@@ -106,6 +119,9 @@ class Segmentation:
             name: {"iou": float(iou[i]) if pixels[i] else float("nan"), "count": int(pixels[i])}
             for i, name in enumerate(self.classes.names)
         }
+
+
+_GROUPS = {"seen": True, "unseen": False}
 
 
 class SegmentationAnswerer:
