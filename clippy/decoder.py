@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from clippy.config import ConfigError, Section
+from clippy.config import Section
 from clippy.inference import Encoder
 
 DECODER_CONFIG_FILE, DECODER_WEIGHTS_FILE = "decoder.json", "decoder.safetensors"
@@ -44,7 +44,7 @@ class DecoderConfig(Section):
     num_blocks: int = Field(2, ge=0)
     seen: tuple[str, ...]
     """Classes whose masks it was shown."""
-    training: Mapping[str, str | int | float | None] = Field(default_factory=dict)
+    training: Mapping[str, str | int | float] = Field(default_factory=dict)
     """On what and how it was trained, for people and to tell one training from another."""
 
 
@@ -65,7 +65,7 @@ class Decoder(nn.Module):
         patches_BND = patches_BND.float()
         length_BN1 = patches_BND.norm(dim=-1, keepdim=True)
         hidden = self.enter(F.layer_norm(patches_BND, patches_BND.shape[-1:]).mT.unflatten(-1, grid))
-        move_BDhw = self.leave(self.blocks(hidden))
+        move_BDhw = self.leave(_normalise(self.blocks(hidden)))
         return patches_BND + length_BN1 * move_BDhw.flatten(2).mT
 
     def require_model(self, model: Any, name: str) -> None:
@@ -84,9 +84,8 @@ class Decoder(nn.Module):
         """Write ``decoder.json`` and ``decoder.safetensors`` into ``folder``."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {name: tensor.contiguous() for name, tensor in self.state_dict().items()}, folder / DECODER_WEIGHTS_FILE
-        )
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in self.state_dict().items()}
+        save_file(tensors, folder / DECODER_WEIGHTS_FILE)
         (folder / DECODER_CONFIG_FILE).write_text(self.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     @classmethod
@@ -142,14 +141,19 @@ class DecodedModel(nn.Module):
 
 
 class _Block(nn.Module):
-    """DPT's residual unit: two 3 x 3 convolutions beside the identity."""
+    """Two 3 x 3 convolutions beside the identity, as in DPT; each place is normalised for itself, whatever the size."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.first, self.second = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return hidden + self.second(F.gelu(self.first(F.gelu(hidden))))
+        return hidden + self.second(F.gelu(self.first(_normalise(hidden))))
+
+
+def _normalise(hidden: Tensor) -> Tensor:
+    """Mean 0 and deviation 1 over the channels of each place."""
+    return F.layer_norm(hidden.movedim(1, -1), hidden.shape[1:2]).movedim(-1, 1)
 
 
 def decoder_loss(

@@ -34,7 +34,7 @@ def add_evaluate_verb(verbs: Any) -> None:
     command.add_argument(
         "--decoder",
         metavar="FOLDER",
-        help="read the patches through a decoder of: clippy decoder train; for segmentation",
+        help="read patches through a decoder that clippy decoder train made",
     )
     command.add_argument("--skip-missing", action="store_true", help="with --suite: leave out benchmarks without data")
     command.add_argument(

@@ -108,7 +108,12 @@ def train_decoder(request: DecoderRequest, console: Console | None = None) -> De
     learnt = [i for i, name in enumerate(classes.names) if name in seen]
     templates = templates_of(request.benchmark, locate(request.data))
     words = Words.embed(model, classes, learnt, templates)
-    facts = {"split": split, "pictures": len(dataset), "templates": " | ".join(templates), "size": size}
+    facts: dict[str, str | int | float] = {
+        "split": split,
+        "pictures": len(dataset),
+        "templates": " | ".join(templates),
+        "size": size,
+    }
     config = DecoderConfig(
         model=found.name,
         checksum=model_checksum(model),

@@ -193,9 +193,7 @@ def _explain(protocol: Protocol, parts: tuple[Part, ...], decoder: FoundDecoder 
     choices = {name: str(value) for name, value in protocol.model_dump(exclude_none=True).items()}
     if decoder is not None:
         trained = ", ".join(f"{name} {value}" for name, value in decoder.config.training.items())
-        choices["decoder"] = (
-            f"{decoder.folder.url}, trained on {len(decoder.config.seen)} classes with masks: {trained}"
-        )
+        choices["decoder"] = f"{decoder.folder.url}, trained on masks: {trained}"
     for part in parts:
         for question in part.questions:
             for name, choice in question.explain().items():

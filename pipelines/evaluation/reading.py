@@ -26,7 +26,7 @@ from pipelines.evaluation.protocol import Protocol
 
 
 class Reader:
-    """One model under one protocol, in evaluation mode; a decoder, if there is one, stands between patches and words."""
+    """One model under one protocol, in evaluation mode; its patches may go through a decoder."""
 
     def __init__(
         self, model: AnyModel, protocol: Protocol, name: str = "model", decoder: Decoder | None = None
