@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cluster.data import add_data_verbs
+from cluster.evaluation import add_evaluation_verbs
 from cluster.models import add_model_verbs
 from cluster.runs import add_runs_verbs
 from cluster.use import add_use_verbs
@@ -50,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_quickstart(verbs)
     _add_train(verbs)
     _add_evaluate(verbs)
+    add_evaluation_verbs(verbs)
     _add_report(verbs)
     add_runs_verbs(verbs)
     add_use_verbs(verbs)

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from clippy.config import ConfigError
 from pipelines.storage import Location
 
@@ -86,11 +88,14 @@ def read_result(location: Location) -> Result:
         values = json.loads(file.read_text())
         if values.get("schema") != SCHEMA:
             raise ConfigError(file.url, [f"of another version, schema {values.get('schema')}; evaluate anew"])
-        pictures = [Picture(**picture) for picture in values.pop("pictures")]
-        return Result(**values, pictures=pictures)
+        return TypeAdapter(Result).validate_python(values)
     except FileNotFoundError:
         raise ConfigError(location.url, [f"no evaluation lies here, {RESULT_FILE} is missing"]) from None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        where = ".".join(map(str, wrong["loc"])) or "the whole"
+        raise ConfigError(file.url, [f"not the result of an evaluation ({where}: {wrong['msg']})"]) from None
+    except (ValueError, AttributeError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(file.url, [f"not the result of an evaluation ({error})"]) from None
