@@ -69,11 +69,11 @@ def confusion_matrix(result: Result) -> str:
         cells.append(f'<text transform="translate({x:.0f} {top - 6:.0f}) rotate(-60)">{text(name)}</text>')
         cells += [_square(left + column * _CELL, y, share, row == column) for column, share in enumerate(shares[row])]
     side = len(names) * _CELL
-    width, height = left + side + 0.6 * top, top + side + 2
+    width, height = left + side + 0.5 * top, top + side + 2
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="confusion"><svg class="matrix" role="img" '
         f'aria-label="confusion matrix" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
-        f'height="{height:.0f}">{"".join(cells)}</svg></div>'
+        f'style="min-width:{0.85 * width:.0f}px">{"".join(cells)}</svg></div>'
     )
 
 

@@ -123,7 +123,7 @@ def _confusion(benchmark: BenchmarkComparison) -> str:
         explained = f"Rows are what is there, columns what it was taken for; percent of the row's {unit}."
         parts.append(
             f"<div><h3>Most confused{whose}</h3>{table(pairs_table(pairs, unit), 'pairs', 'most confused')}</div>"
-            + (f'<div><h3>Confusion{whose}</h3><p class="note">{explained}</p>{matrix}</div>' if matrix else "")
+            + (f'<div class="wide"><h3>Confusion{whose}</h3><p class="note">{explained}</p>{matrix}</div>' if matrix else "")
         )
     return f'<div class="confusion">{"".join(parts)}</div>' if parts else ""
 
