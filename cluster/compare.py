@@ -8,7 +8,7 @@ from typing import Any
 from cluster.verbs import add_json, print_result, verb
 
 
-def add_evaluation_verbs(verbs: Any) -> None:
+def add_compare_verb(verbs: Any) -> None:
     command = verb(verbs, "compare", _compare, "put results of evaluations and the paper's tables side by side")
     command.add_argument(
         "results",
