@@ -12,6 +12,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from pipelines.evaluation.names import BENCHMARKS
+
 
 @dataclass(frozen=True)
 class PaperColumn:
@@ -124,17 +126,18 @@ def released_per_class(benchmark: str) -> dict[str, float]:
 
 def paper_benchmarks() -> tuple[str, ...]:
     """The benchmarks that the paper has numbers on."""
-    return tuple(_content()["benchmarks"])
+    return tuple(_content()["pictures"])
+
+
+def benchmark_pictures(benchmark: str) -> int | None:
+    """How many pictures the benchmark has in full, where the paper has numbers on it."""
+    return _content()["pictures"].get(benchmark)
 
 
 def benchmark_title(benchmark: str) -> str:
-    """The benchmark's name as the paper writes it; its own name if the paper has no number on it."""
-    return _content()["benchmarks"].get(benchmark, {}).get("title", benchmark)
-
-
-def benchmark_images(benchmark: str) -> int | None:
-    """How many pictures the benchmark has in full, where that is known."""
-    return _content()["benchmarks"].get(benchmark, {}).get("images")
+    """The benchmark's name in words; its own name where it is not one of ours."""
+    title = BENCHMARKS[benchmark].title if benchmark in BENCHMARKS else benchmark
+    return title[:1].upper() + title[1:]
 
 
 def paper_source() -> str:

@@ -14,6 +14,10 @@ from clippy.config import ConfigError
 from pipelines.storage import Location
 
 RESULT_FILE, SCHEMA = "evaluation.json", 2
+EVALUATION_FOLDER = "evaluation"
+"""Of a run: the folder that its results lie below."""
+PICTURES = "pictures"
+"""Of a result: the folder of what was drawn."""
 
 Table = dict[str, dict[str, float]]
 """Answer -> number's name -> number; the first answer is the model's, the others are trivial ones beside it."""

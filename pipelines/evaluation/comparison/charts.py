@@ -106,9 +106,9 @@ def _figure(shown: Shown, benchmark: BenchmarkComparison, embedder: Embedder) ->
     for label, picture in shown.drawn.items():
         content = embedder.embed(benchmark.results[label], picture)
         if content:
-            words, caption = text(picture.caption or shown.file), _caption(label, picture, benchmark.results)
+            words, caption = text(picture.caption or shown.name), _caption(label, picture, benchmark.results)
             drawn.append(f'<img alt="{words}" loading="lazy" src="{content}"><p>{caption}</p>')
-    return f"<figure>{''.join(drawn)}<figcaption>{text(shown.file)}</figcaption></figure>" if drawn else ""
+    return f"<figure>{''.join(drawn)}<figcaption>{text(shown.name)}</figcaption></figure>" if drawn else ""
 
 
 def _caption(label: str, picture: Picture, results: Mapping[str, object]) -> str:

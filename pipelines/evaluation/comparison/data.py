@@ -17,7 +17,7 @@ from pipelines.evaluation.comparison.compare import (
     TableComparison,
 )
 from pipelines.evaluation.comparison.numbers import Cell, Difference
-from pipelines.evaluation.comparison.pictures import Shown, choose
+from pipelines.evaluation.comparison.pictures import Gallery, Shown, galleries
 from pipelines.evaluation.comparison.protocol import PICTURES
 from pipelines.evaluation.paper import PaperNumber, paper_numbers, paper_source
 
@@ -46,7 +46,6 @@ def _model(model: Model) -> dict[str, Any]:
 
 
 def _benchmark(benchmark: BenchmarkComparison) -> dict[str, Any]:
-    gallery = choose(benchmark.results)
     return {
         "benchmark": benchmark.benchmark,
         "title": benchmark.title,
@@ -63,8 +62,7 @@ def _benchmark(benchmark: BenchmarkComparison) -> dict[str, Any]:
             label: [vars(pair) for pair in confused_pairs(found.result, CONFUSED_PAIRS)]
             for label, found in benchmark.results.items()
         },
-        "best_pictures": [_shown(shown) for shown in gallery.best],
-        "worst_pictures": [_shown(shown) for shown in gallery.worst],
+        "pictures": [_gallery(gallery) for gallery in galleries(benchmark.results)],
     }
 
 
@@ -105,12 +103,24 @@ def _points(difference: Difference | None) -> float | None:
     return round(difference.points, 6) if difference else None
 
 
-def _finite(value: float) -> float | None:
-    return round(value, 6) if math.isfinite(value) else None
+def _finite(value: float | None) -> float | None:
+    return round(value, 6) if value is not None and math.isfinite(value) else None
+
+
+def _gallery(gallery: Gallery) -> dict[str, Any]:
+    return {
+        "question": gallery.table,
+        "best": [_shown(shown) for shown in gallery.best],
+        "worst": [_shown(shown) for shown in gallery.worst],
+    }
 
 
 def _shown(shown: Shown) -> dict[str, Any]:
-    return {"file": shown.file, "scores": {label: picture.score for label, picture in shown.drawn.items()}}
+    return {
+        "name": shown.name,
+        "scores": {label: _finite(picture.score) for label, picture in shown.drawn.items()},
+        "files": {label: picture.file for label, picture in shown.drawn.items()},
+    }
 
 
 def _table(comparison: TableComparison) -> dict[str, Any]:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import pyarrow.fs as pafs
 
 from clippy.config import ConfigError
-from pipelines.evaluation.result import RESULT_FILE, Result, read_result
+from pipelines.evaluation.result import EVALUATION_FOLDER, PICTURES, RESULT_FILE, Result, read_result
 from pipelines.storage import Location, locate
 
-EVALUATION_FOLDER, PICTURES_FOLDER = "evaluation", "pictures"
 _DEPTH = 3
 """Levels of folders below the one that is named: checkpoint, benchmark, protocol."""
 
@@ -57,7 +56,7 @@ def _below(folder: Location, depth: int) -> Iterator[Location]:
         yield folder / RESULT_FILE
     if depth:
         for entry in entries:
-            if entry.type == pafs.FileType.Directory and entry.base_name != PICTURES_FOLDER:
+            if entry.type == pafs.FileType.Directory and entry.base_name != PICTURES:
                 yield from _below(folder / entry.base_name, depth - 1)
 
 

@@ -14,7 +14,7 @@ from pipelines.evaluation.comparison.classes import (
 )
 from pipelines.evaluation.comparison.compare import BenchmarkComparison, Comparison, TableComparison
 from pipelines.evaluation.comparison.numbers import percent, percent_text
-from pipelines.evaluation.comparison.pictures import Shown, choose
+from pipelines.evaluation.comparison.pictures import Shown, galleries
 from pipelines.evaluation.comparison.tables import (
     Entry,
     Table,
@@ -71,11 +71,12 @@ def _benchmark(benchmark: BenchmarkComparison, comparison: Comparison) -> Iterat
     yield "### How it was measured"
     yield from _table(protocol_table(benchmark))
     yield from _classes(benchmark)
-    gallery = choose(benchmark.results)
-    for title, pictures in (("Best pictures", gallery.best), ("Worst pictures", gallery.worst)):
-        if pictures:
-            yield f"### {title}"
-            yield "\n".join(f"- {_picture(shown)}" for shown in pictures)
+    for gallery in galleries(benchmark.results):
+        about = f", {gallery.table}" if gallery.table else ""
+        for title, pictures in ((f"Best pictures{about}", gallery.best), (f"Worst pictures{about}", gallery.worst)):
+            if pictures:
+                yield f"### {_text(title)}"
+                yield "\n".join(f"- {_picture(shown)}" for shown in pictures)
 
 
 def _classes(benchmark: BenchmarkComparison) -> Iterator[str]:
@@ -103,7 +104,7 @@ def _picture(shown: Shown) -> str:
         f"{label} {percent_text(percent(picture.score) if picture.score is not None else None)}"
         for label, picture in shown.drawn.items()
     )
-    return f"{_text(shown.file)}: {', '.join(scores)}"
+    return f"{_text(shown.name)}: {', '.join(scores)}"
 
 
 def _table(table: Table) -> Iterator[str]:

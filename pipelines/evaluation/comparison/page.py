@@ -14,7 +14,7 @@ from pipelines.evaluation.comparison.classes import (
 )
 from pipelines.evaluation.comparison.compare import BenchmarkComparison, Comparison, TableComparison
 from pipelines.evaluation.comparison.html import anchor, section, table, text, warnings
-from pipelines.evaluation.comparison.pictures import Embedder, choose
+from pipelines.evaluation.comparison.pictures import Embedder, galleries
 from pipelines.evaluation.comparison.tables import (
     glance_table,
     models_table,
@@ -28,13 +28,13 @@ from pipelines.evaluation.comparison.tables import (
 from pipelines.evaluation.comparison.words import LEGEND, NOT_IN_PAPER, RELEASED, headline, left_out_tables
 from pipelines.evaluation.paper import paper_legend, paper_source
 
-MOST_PICTURE_BYTES = 6_000_000
+MOST_PICTURE_BYTES = 12_000_000
 """Of all pictures on the page, before base64 makes them a third longer."""
 
 
 def as_page(comparison: Comparison) -> str:
     """The page, of which each picture and each name is escaped and within bounds whatever the results hold."""
-    embedder = Embedder(MOST_PICTURE_BYTES)
+    share = MOST_PICTURE_BYTES // max(1, len(comparison.benchmarks))
     title = headline(comparison)
     body = [
         f'<header><p class="eyebrow">Comparison</p><h1>{text(title)}</h1><p class="note">{text(LEGEND)}</p></header>',
@@ -45,7 +45,7 @@ def as_page(comparison: Comparison) -> str:
         _glance(comparison, False),
         *(_paper_section(shown, comparison) for shown in comparison.tables),
         _about_the_paper(comparison),
-        *(_benchmark_section(benchmark, comparison, embedder) for benchmark in comparison.benchmarks),
+        *(_benchmark_section(benchmark, comparison, Embedder(share)) for benchmark in comparison.benchmarks),
     ]
     style = files("pipelines.evaluation.comparison").joinpath("page.css").read_text(encoding="utf-8")
     return _PAGE.format(title=text(title), style=style, body="\n".join(body))
@@ -123,26 +123,30 @@ def _confusion(benchmark: BenchmarkComparison) -> str:
         explained = f"Rows are what is there, columns what it was taken for; percent of the row's {unit}."
         parts.append(
             f"<div><h3>Most confused{whose}</h3>{table(pairs_table(pairs, unit), 'pairs', 'most confused')}</div>"
-            + (f'<div class="wide"><h3>Confusion{whose}</h3><p class="note">{explained}</p>{matrix}</div>' if matrix else "")
         )
+        if matrix:
+            title = f"<h3>Confusion{whose}</h3>"
+            parts.append(f'<div class="wide">{title}<p class="note">{text(explained)}</p>{matrix}</div>')
     return f'<div class="confusion">{"".join(parts)}</div>' if parts else ""
 
 
 def _pictures(benchmark: BenchmarkComparison, embedder: Embedder) -> str:
-    chosen, before = choose(benchmark.results), embedder.left_out
-    parts = [
-        ("Failures, the worst first", chosen.worst),
-        ("Best pictures", chosen.best),
-        ("Pictures without a score", chosen.unscored),
-    ]
-    shown = [(title, gallery(pictures, benchmark, embedder)) for title, pictures in parts]
-    content = "".join(f"<h3>{title}</h3>{figures}" for title, figures in shown if figures)
-    dropped = embedder.left_out - before
-    notes = [
-        *([f"{chosen.left_out:,} further pictures were drawn and are not shown."] if chosen.left_out else []),
-        *([f"{dropped:,} drawings are left out: missing, no pictures, or too large for this page."] if dropped else []),
-    ]
-    return content + (f'<p class="note">{" ".join(notes)}</p>' if notes else "")
+    parts = []
+    for chosen in galleries(benchmark.results):
+        about = f", {chosen.table}" if chosen.table else ""
+        for title, pictures in (
+            (f"Failures{about}, the worst first", chosen.worst),
+            (f"Best pictures{about}", chosen.best),
+            (f"Pictures without a score{about}", chosen.unscored),
+        ):
+            figures = gallery(pictures, benchmark, embedder)
+            parts.append(f"<h3>{text(title)}</h3>{figures}" if figures else "")
+        if chosen.left_out:
+            parts.append(f'<p class="note">{chosen.left_out:,} further pictures were drawn and are not shown.</p>')
+    dropped = embedder.left_out
+    if dropped:
+        parts.append(f'<p class="note">Drawings left out, missing, broken or too large for this page: {dropped:,}.</p>')
+    return "".join(parts)
 
 
 # Names come from results that somebody may have sent: they are escaped, and the policy keeps the page from running or

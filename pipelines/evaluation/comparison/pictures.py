@@ -5,15 +5,16 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pyarrow as pa
 from PIL import Image
 
-from pipelines.evaluation.comparison.find import PICTURES_FOLDER, FoundResult
-from pipelines.evaluation.result import Picture
+from pipelines.evaluation.comparison.find import FoundResult
+from pipelines.evaluation.result import PICTURES, Picture
 
-BEST, WORST = 4, 8
+BEST, WORST = 3, 6
+"""Pictures of one question that are shown."""
 _WIDTH = 960
 _AS_IT_IS = 60_000
 """Bytes up to which a PNG or JPEG is not made anew."""
@@ -25,7 +26,7 @@ _QUALITY = 82
 class Shown:
     """A picture of the benchmark as each model by its letter drew it."""
 
-    file: str
+    name: str
     drawn: dict[str, Picture]
 
     @property
@@ -37,29 +38,32 @@ class Shown:
 
 @dataclass(frozen=True)
 class Gallery:
-    """The best pictures, the worst, worst first, and how many others were drawn."""
+    """Of the pictures drawn for a question the best, the worst, worst first, and how many others there are."""
 
-    best: list[Shown] = field(default_factory=list)
-    worst: list[Shown] = field(default_factory=list)
-    unscored: list[Shown] = field(default_factory=list)
-    left_out: int = 0
+    table: str
+    best: list[Shown]
+    worst: list[Shown]
+    unscored: list[Shown]
+    left_out: int
 
 
-def choose(results: Mapping[str, FoundResult], best: int = BEST, worst: int = WORST) -> Gallery:
-    """Pictures by their score; where few were drawn, the worse ones count as failures and none is shown twice."""
-    drawn: dict[str, dict[str, Picture]] = {}
+def galleries(results: Mapping[str, FoundResult], best: int = BEST, worst: int = WORST) -> list[Gallery]:
+    """By question; where few were drawn, the worse half are the failures, and none is shown twice."""
+    drawn: dict[str, dict[str, dict[str, Picture]]] = {}
     for label, found in results.items():
         for picture in found.result.pictures:
-            drawn.setdefault(picture.file, {})[label] = picture
-    shown = [Shown(file, pictures) for file, pictures in drawn.items()]
+            name = picture.file.replace(f"-{picture.role}-", "-")  # one model's worst may be another's best
+            drawn.setdefault(picture.table, {}).setdefault(name, {})[label] = picture
+    return [_gallery(table, [Shown(*item) for item in shown.items()], best, worst) for table, shown in drawn.items()]
+
+
+def _gallery(table: str, shown: list[Shown], best: int, worst: int) -> Gallery:
     scored = sorted((one for one in shown if one.score is not None), key=lambda one: one.score or 0.0)
-    unscored = [one for one in shown if one.score is None]
-    worst = min(worst, (len(scored) + 1) // 2) if len(scored) < best + worst else worst
-    failures, rest = scored[:worst], scored[worst:]
-    successes = rest[::-1][:best]
-    others = unscored[: best + worst - len(failures) - len(successes)]
-    left_out = len(shown) - len(failures) - len(successes) - len(others)
-    return Gallery(successes, failures, others, left_out)
+    failures = scored[: min(worst, (len(scored) + 1) // 2)]
+    successes = scored[len(failures) :][::-1][:best]
+    chosen = len(failures) + len(successes)
+    unscored = [one for one in shown if one.score is None][: best + worst - chosen]
+    return Gallery(table, successes, failures, unscored, len(shown) - chosen - len(unscored))
 
 
 class Embedder:
@@ -86,7 +90,7 @@ def _read(found: FoundResult, file: str) -> tuple[str, bytes] | None:
     if set(file) & set("/\\") or file in ("", ".", ".."):  # a result that somebody sent must not reach other files
         return None
     try:
-        content = (found.folder / PICTURES_FOLDER / file).read_bytes()
+        content = (found.folder / PICTURES / file).read_bytes()
         with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
             if image.width * image.height > _MOST_PIXELS:
                 return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from pipelines.evaluation.comparison.find import FoundResult
-from pipelines.evaluation.paper import benchmark_images, benchmark_title
+from pipelines.evaluation.paper import benchmark_pictures, benchmark_title
 
 PICTURES = "pictures measured"
 """Stands among the choices of a protocol, since numbers hang on it as on them."""
@@ -30,7 +30,7 @@ def differing_choices(protocol: Mapping[str, Mapping[str, str]], labels: Iterabl
 
 def incomplete_results(benchmark: str, results: Mapping[str, FoundResult]) -> set[str]:
     """Letters of results that are not on all of the benchmark's pictures, neither together nor in one part of them."""
-    whole = benchmark_images(benchmark)
+    whole = benchmark_pictures(benchmark)
     counts = {label: found.result.images.values() for label, found in results.items()}
     return {label for label, parts in counts.items() if whole and parts and whole not in (sum(parts), *parts)}
 
@@ -51,7 +51,7 @@ def warnings_of(benchmark: str, results: Mapping[str, FoundResult]) -> Iterator[
         yield f"{title}: {labels} were measured on different lists of classes ({said})."
     for label in sorted(incomplete_results(benchmark, results)):
         measured = protocol[PICTURES][label]
-        yield f"{title}: {label} was measured on {measured}; the whole benchmark is {benchmark_images(benchmark):,}."
+        yield f"{title}: {label} was measured on {measured}; the whole benchmark is {benchmark_pictures(benchmark):,}."
 
 
 def union(sequences: Iterable[Iterable[str]]) -> list[str]:

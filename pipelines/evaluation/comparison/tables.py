@@ -53,6 +53,8 @@ class Table:
 
 
 _NONE = Entry("–")
+_FEW_LETTERS, _MANY_LETTERS = 48, 120
+"""Of a choice of a protocol that is told in one breath with others, and of one that results differ in."""
 
 
 def models_table(comparison: Comparison) -> Table:
@@ -179,18 +181,30 @@ def protocol_table(benchmark: BenchmarkComparison) -> Table:
 
 
 def protocol_lines(shown: TableComparison, comparison: Comparison) -> list[str]:
-    """How our numbers of one of the paper's tables were taken: one sentence a benchmark and protocol."""
+    """How our numbers of one of the paper's tables were taken: one sentence a benchmark and protocol.
+
+    Choices that take many words are left to the benchmark's own part, but for those in which results differ.
+    """
     sentences = []
     for name in dict.fromkeys(column.benchmark for column in shown.table.columns):
         benchmark = comparison.on(name)
         if benchmark is None:
             continue
+        differing = benchmark.differing()
         said: dict[str, list[str]] = {}
         for label in benchmark.results:
-            choices = (f"{choice}: {chosen[label]}" for choice, chosen in benchmark.protocol.items() if label in chosen)
-            said.setdefault("; ".join(choices), []).append(label)
-        sentences += [f"{', '.join(labels)} on {benchmark.title}: {choices}." for choices, labels in said.items()]
+            chosen = {choice: by[label] for choice, by in benchmark.protocol.items() if label in by}
+            told = (f"{c}: {_cut(t)}" for c, t in chosen.items() if len(t) <= _FEW_LETTERS or c in differing)
+            said.setdefault("; ".join(told), []).append(label)
+        sentences += [
+            f"{', '.join(labels)} on {benchmark.title}: {told}. In full under {benchmark.title}."
+            for told, labels in said.items()
+        ]
     return sentences
+
+
+def _cut(words: str) -> str:
+    return words if len(words) <= _MANY_LETTERS else f"{words[: _MANY_LETTERS - 1]}…"
 
 
 def pairs_table(pairs: Sequence[ConfusedPair], unit: str) -> Table:

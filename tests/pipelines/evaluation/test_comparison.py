@@ -27,7 +27,7 @@ from pipelines.evaluation.comparison.find import FoundResult, find_results
 from pipelines.evaluation.comparison.markdown import as_markdown
 from pipelines.evaluation.comparison.numbers import difference, percent_text
 from pipelines.evaluation.comparison.page import as_page
-from pipelines.evaluation.comparison.pictures import Embedder, choose
+from pipelines.evaluation.comparison.pictures import Embedder, galleries
 from pipelines.evaluation.comparison.write import write_comparison
 from pipelines.evaluation.result import RESULT_FILE, SCHEMA, Picture, Result
 from pipelines.storage import locate
@@ -279,12 +279,25 @@ def drawn(folder: Path, size: tuple[int, int], **scores: float | None) -> FoundR
 
 def test_the_worst_pictures_are_failures_and_the_others_are_counted(tmp_path: Path) -> None:
     scores = {f"p{i:02}": i / 20 for i in range(20)}
-    gallery = choose({"A": drawn(tmp_path, (8, 8), **scores, unknown=None)})
-    assert [shown.file for shown in gallery.worst] == [f"p{i:02}.png" for i in range(8)]
-    assert [shown.file for shown in gallery.best] == [f"p{i}.png" for i in (19, 18, 17, 16)]
-    assert gallery.left_out == 21 - 12
-    few = choose({"A": drawn(tmp_path / "few", (8, 8), a=0.1, b=0.9, c=0.5)})
-    assert [shown.file for shown in few.worst + few.best] == ["a.png", "c.png", "b.png"]
+    (gallery,) = galleries({"A": drawn(tmp_path, (8, 8), **scores, unknown=None)})
+    assert [shown.name for shown in gallery.worst] == [f"p{i:02}.png" for i in range(6)]
+    assert [shown.name for shown in gallery.best] == ["p19.png", "p18.png", "p17.png"]
+    assert gallery.left_out == 21 - 9
+    (few,) = galleries({"A": drawn(tmp_path / "few", (8, 8), a=0.1, b=0.9, c=0.5)})
+    assert [shown.name for shown in few.worst + few.best] == ["a.png", "c.png", "b.png"]
+
+
+def test_a_picture_stands_beside_the_same_of_another_model_and_questions_apart() -> None:
+    first = [Picture("segmentation-val-worst-000007.png", 0.1, "", "segmentation", "worst")]
+    other = [
+        Picture("segmentation-val-best-000007.png", 0.9, "", "segmentation", "best"),
+        Picture("grouping-val-best-000007.png", 0.6, "", "grouping", "best"),
+    ]
+    a, b = found(voc(pictures=first), voc("runs/other", pictures=other))
+    segmentation, grouping = galleries({"A": a, "B": b})
+    (both,) = segmentation.worst
+    assert (list(both.drawn), both.score) == (["A", "B"], pytest.approx(0.5))
+    assert [list(shown.drawn) for shown in grouping.worst] == [["B"]]
 
 
 def test_pictures_are_made_smaller_and_those_beyond_the_bytes_are_counted(tmp_path: Path) -> None:
@@ -312,9 +325,9 @@ def test_the_page_says_how_many_pictures_it_leaves_out(tmp_path: Path) -> None:
     result = drawn(tmp_path, (8, 8), **{f"p{i:02}": i / 20 for i in range(20)})
     (tmp_path / "pictures" / "p00.png").unlink()
     page = as_page(compare([result]))
-    assert page.count("<img ") == 11
-    assert "8 further pictures were drawn and are not shown." in page
-    assert "1 drawings are left out" in page
+    assert page.count("<img ") == 8
+    assert "11 further pictures were drawn and are not shown." in page
+    assert "Drawings left out, missing, broken or too large for this page: 1." in page
 
 
 # The forms

@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.evaluation.paper import (
     PaperColumn,
-    benchmark_images,
+    benchmark_pictures,
     paper_benchmarks,
     paper_numbers,
     paper_reference,
@@ -86,8 +86,8 @@ def test_every_column_is_on_a_known_benchmark_and_none_on_generated_or_own_pictu
     used = {column.benchmark for table in paper_tables() for column in table.columns}
     assert used == set(paper_benchmarks())
     assert not used & {"shapes", "folder", "parquet"}
-    assert benchmark_images("voc") == 1449
-    assert benchmark_images("shapes") is None
+    assert benchmark_pictures("voc") == 1449
+    assert benchmark_pictures("shapes") is None
 
 
 def test_the_reference_is_the_first_number_of_the_papers_own_tables() -> None:
