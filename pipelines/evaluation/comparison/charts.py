@@ -17,6 +17,7 @@ MOST_BARS = 60
 MOST_IN_MATRIX = 41
 _ENDS = 20
 _CELL, _LETTER = 26, 6.4
+_RIGHT = ' class="right"'
 
 
 def class_bars(lines: Sequence[ClassLine], labels: Sequence[str]) -> str:
@@ -68,6 +69,7 @@ def confusion_matrix(result: Result) -> str:
         x = left + (row + 0.62) * _CELL
         cells.append(f'<text transform="translate({x:.0f} {top - 6:.0f}) rotate(-60)">{text(name)}</text>')
         cells += [_square(left + column * _CELL, y, share, row == column) for column, share in enumerate(shares[row])]
+    cells.sort(key=lambda cell: _RIGHT in cell)  # drawn last: their edges lie over the others'
     side = len(names) * _CELL
     width, height = left + side + 0.5 * top, top + side + 2
     return (
@@ -90,9 +92,6 @@ def _square(x: float, y: float, share: float, right: bool) -> str:
         return square
     ink, middle = ("light" if light < 62 else "dark"), x + _CELL / 2
     return f'{square}<text class="{ink}" x="{middle:.0f}" y="{y + 17:.0f}" text-anchor="middle">{share:.0f}</text>'
-
-
-_RIGHT = ' class="right"'
 
 
 def gallery(pictures: Sequence[Shown], benchmark: BenchmarkComparison, embedder: Embedder) -> str:

@@ -13,6 +13,7 @@ from pipelines.evaluation.comparison.numbers import Cell, difference, percent
 from pipelines.evaluation.comparison.protocol import (
     differing_choices,
     incomplete_results,
+    protocol_name,
     protocol_of,
     union,
     warnings_of,
@@ -31,8 +32,8 @@ from pipelines.evaluation.paper import (
 AGAINST = "CLIPpy, CC-12M"
 
 
-Key = tuple[str, int | None, str]
-"""Checkpoint, step and read-out: what makes a model."""
+Key = tuple[str, int | None, str, str]
+"""Checkpoint, step and read-out, which make a model, and the name of the protocol that it was first measured under."""
 _MODEL_ANSWERS = ("model", "pooled", "patches")
 
 
@@ -159,28 +160,31 @@ def _paper_row(against: str) -> tuple[str, str]:
 
 
 def _models(results: Sequence[FoundResult]) -> list[Model]:
-    """Results of one checkpoint, step and method make one model; a second on the same benchmark makes another."""
+    """Results of one checkpoint, step and read-out make one model; a second on the same benchmark makes another.
+
+    Where there are several to choose from, a result joins those under its protocol.
+    """
     groups: list[tuple[Key, dict[str, FoundResult]]] = []
     for found in results:
         result = found.result
-        key = (result.checkpoint, result.step, result.method)
-        free = (group for known, group in groups if known == key and result.benchmark not in group)
-        group = next(free, None)
-        if group is None:
-            groups.append((key, group := {}))
+        key = (result.checkpoint, result.step, result.method, protocol_name(found))
+        free = [(k, group) for k, group in groups if k[:3] == key[:3] and result.benchmark not in group]
+        _, group = min(free, key=lambda item: item[0] != key, default=(key, {}))
+        if not group:
+            groups.append((key, group))
         group[result.benchmark] = found
     keys = [key for key, _ in groups]
-    return [Model(_letter(i), *key, _name(key, keys), group) for i, (key, group) in enumerate(groups)]
+    return [Model(_letter(i), *key[:3], _name(key, keys), group) for i, (key, group) in enumerate(groups)]
 
 
 def _name(key: Key, others: Sequence[Key]) -> str:
-    """The checkpoint's own name; with its step and read-out where they are not the same for all."""
-    checkpoint, step, method = key
+    """The checkpoint's own name; with step, read-out and protocol where those are not the same for all."""
+    checkpoint, step, method, protocol = key
     parts = [part for part in checkpoint.split("/") if part and part != "checkpoints"]
     own = [part for part in parts if not re.fullmatch(r"step-\d+", part)] or parts or [checkpoint]
-    several_steps, several_methods = (len({other[i] for other in others}) > 1 for i in (1, 2))
-    names = [own[-1], *([f"step {step:,}"] if several_steps and step is not None else [])]
-    return ", ".join([*names, *([method] if several_methods else [])])
+    apart = ["" if step is None else f"step {step:,}", method, protocol]
+    several = [len({other[i] for other in others}) > 1 for i in (1, 2, 3)]
+    return ", ".join([own[-1], *(name for name, tell in zip(apart, several, strict=True) if tell and name)])
 
 
 def _letter(index: int) -> str:

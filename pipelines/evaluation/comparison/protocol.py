@@ -9,16 +9,28 @@ from pipelines.evaluation.paper import benchmark_pictures, benchmark_title
 
 PICTURES = "pictures measured"
 """Stands among the choices of a protocol, since numbers hang on it as on them."""
+_NAME = "name"
 
 
 def protocol_of(results: Mapping[str, FoundResult]) -> dict[str, dict[str, str]]:
     """Choice -> letter -> what was chosen, for results by their letter; the pictures measured come first."""
-    chosen = {
-        label: {PICTURES: _measured(found.result.images), **found.result.protocol} for label, found in results.items()
-    }
+    chosen = {label: {PICTURES: _measured(found.result.images), **_choices(found)} for label, found in results.items()}
     return {
         choice: {label: protocol[choice] for label, protocol in chosen.items() if choice in protocol}
         for choice in union(chosen.values())
+    }
+
+
+def protocol_name(found: FoundResult) -> str:
+    """What the protocol of a result is called, nothing where it has no name."""
+    return found.result.protocol.get(_NAME, "")
+
+
+def _choices(found: FoundResult) -> dict[str, str]:
+    """The choices of a protocol under names that say what they are without the section that they come from."""
+    return {
+        "protocol" if choice == _NAME else choice.replace("_", " "): chosen
+        for choice, chosen in found.result.protocol.items()
     }
 
 
@@ -37,7 +49,7 @@ def incomplete_results(benchmark: str, results: Mapping[str, FoundResult]) -> se
 
 def warnings_of(benchmark: str, results: Mapping[str, FoundResult]) -> Iterator[str]:
     """One sentence for everything that keeps the results from being held against each other or against the paper's."""
-    title, labels, protocol = benchmark_title(benchmark), " and ".join(results), protocol_of(results)
+    title, labels, protocol = benchmark_title(benchmark), _listed(results), protocol_of(results)
     differing = differing_choices(protocol, results)
     if PICTURES in differing:
         said = "; ".join(f"{label} on {chosen}" for label, chosen in protocol[PICTURES].items())
@@ -49,9 +61,12 @@ def warnings_of(benchmark: str, results: Mapping[str, FoundResult]) -> Iterator[
     if len(set(map(tuple, classes.values()))) > 1:
         said = "; ".join(f"{label} on {len(names)}" for label, names in classes.items())
         yield f"{title}: {labels} were measured on different lists of classes ({said})."
-    for label in sorted(incomplete_results(benchmark, results)):
-        measured = protocol[PICTURES][label]
-        yield f"{title}: {label} was measured on {measured}; the whole benchmark is {benchmark_pictures(benchmark):,}."
+    incomplete = incomplete_results(benchmark, results)
+    for measured in dict.fromkeys(protocol[PICTURES].values()):
+        some = [label for label in results if label in incomplete and protocol[PICTURES][label] == measured]
+        if some:
+            were, whole = "was" if len(some) == 1 else "were", benchmark_pictures(benchmark)
+            yield f"{title}: {_listed(some)} {were} measured on {measured}; the whole benchmark is {whole:,} pictures."
 
 
 def union(sequences: Iterable[Iterable[str]]) -> list[str]:
@@ -61,3 +76,9 @@ def union(sequences: Iterable[Iterable[str]]) -> list[str]:
 
 def _measured(images: Mapping[str, int]) -> str:
     return ", ".join(f"{number:,} {part}" for part, number in images.items()) or "not stated"
+
+
+def _listed(labels: Iterable[str]) -> str:
+    """'A', 'A and B', 'A, B and C'."""
+    *others, last = labels
+    return f"{', '.join(others)} and {last}" if others else last

@@ -153,15 +153,17 @@ def question_table(benchmark: BenchmarkComparison, question: str, comparison: Co
 
 
 def _trivial_rows(answer: str, lines: Sequence[Line | None], benchmark: BenchmarkComparison) -> list[Row]:
-    """One row where all results say the same, which they do on the same pictures; else one a result."""
+    """One row for all results that say the same, as they do under one protocol on the same pictures."""
     texts = {
         label: tuple(percent_text(line.cells[label].percent) if line and label in line.cells else "–" for line in lines)
         for label in benchmark.results
     }
     texts = {label: row for label, row in texts.items() if set(row) != {"–"}}
-    if len(set(texts.values())) == 1:
-        return [Row(answer, tuple(map(Entry, next(iter(texts.values())))), kind="trivial")]
-    return [Row(answer, tuple(map(Entry, row)), f"for {label}", "trivial") for label, row in texts.items()]
+    shared: dict[tuple[str, ...], list[str]] = {}
+    for label, row in texts.items():
+        shared.setdefault(row, []).append(label)
+    details = [f"for {', '.join(labels)}" if len(shared) > 1 else "" for labels in shared.values()]
+    return [Row(answer, tuple(map(Entry, row)), detail, "trivial") for row, detail in zip(shared, details, strict=True)]
 
 
 def protocol_table(benchmark: BenchmarkComparison) -> Table:

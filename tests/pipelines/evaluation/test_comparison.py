@@ -143,6 +143,28 @@ def test_one_checkpoint_is_one_model_on_several_benchmarks_and_another_under_ano
     assert [model.name for model in comparison.models] == ["mine, clippy", "mine, clippy", "mine, maskclip"]
 
 
+def test_results_join_those_under_their_protocol() -> None:
+    def under(name: str, benchmark: str) -> Result:
+        return voc(benchmark=benchmark, protocol={"name": name})
+
+    comparison = compared(
+        under("paper", "ade20k"), under("tcl", "ade20k"), under("tcl", "voc"), under("shapes", "shapes")
+    )
+    assert [(model.name, sorted(model.results)) for model in comparison.models] == [
+        ("mine, paper", ["ade20k", "shapes"]),
+        ("mine, tcl", ["ade20k", "voc"]),
+    ]
+
+
+def test_trivial_answers_that_agree_are_told_once() -> None:
+    def random_partition(jaccard: float) -> dict[str, Any]:
+        return {"grouping": {"model": {"Jaccard": 0.5}, "random partition": {"Jaccard": jaccard}}}
+
+    results = [voc(f"runs/{i}", tables=random_partition(jaccard)) for i, jaccard in enumerate((0.163, 0.163, 0.2))]
+    lines = [line for line in as_markdown(compared(*results)).splitlines() if line.startswith("| random")]
+    assert lines == ["| random partition, for A, B | 16.3 |", "| random partition, for C | 20.0 |"]
+
+
 def test_what_is_not_defined_is_a_dash_and_no_difference() -> None:
     comparison = compared(voc(miou=float("nan")), voc("runs/other"))
     assert cell(comparison, "voc", "mIoU", "A")["percent"] is None
@@ -184,7 +206,7 @@ def test_alike_results_bring_no_warning() -> None:
         ({"protocol": {**PROTOCOL, "background": "threshold 0.95"}}, "different protocols; they differ in background."),
         ({"protocol": {"background": "60 words"}}, "different protocols; they differ in input."),
         ({"images": {"val": 100}}, "different pictures (A on 1,449 val; B on 100 val)."),
-        ({"images": {"val": 100}}, "B was measured on 100 val; the whole benchmark is 1,449."),
+        ({"images": {"val": 100}}, "B was measured on 100 val; the whole benchmark is 1,449 pictures."),
         ({"per_class": {"cat": {"iou": 0.2, "count": 40}}}, "different lists of classes (A on 2; B on 1)."),
     ],
 )
