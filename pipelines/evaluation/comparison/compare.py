@@ -30,8 +30,6 @@ from pipelines.evaluation.paper import (
 )
 
 AGAINST = "CLIPpy, CC-12M"
-
-
 Key = tuple[str, int | None, str, str]
 """Checkpoint, step and read-out, which make a model, and the name of the protocol that it was first measured under."""
 _MODEL_ANSWERS = ("model", "pooled", "patches")
@@ -182,7 +180,7 @@ def _name(key: Key, others: Sequence[Key]) -> str:
     checkpoint, step, method, protocol = key
     parts = [part for part in checkpoint.split("/") if part and part != "checkpoints"]
     own = [part for part in parts if not re.fullmatch(r"step-\d+", part)] or parts or [checkpoint]
-    apart = ["" if step is None else f"step {step:,}", method, protocol]
+    apart = ["" if step is None else f"step {step:,}", method, f"{protocol} protocol" if protocol else ""]
     several = [len({other[i] for other in others}) > 1 for i in (1, 2, 3)]
     return ", ".join([own[-1], *(name for name, tell in zip(apart, several, strict=True) if tell and name)])
 

@@ -151,8 +151,8 @@ def test_results_join_those_under_their_protocol() -> None:
         under("paper", "ade20k"), under("tcl", "ade20k"), under("tcl", "voc"), under("shapes", "shapes")
     )
     assert [(model.name, sorted(model.results)) for model in comparison.models] == [
-        ("mine, paper", ["ade20k", "shapes"]),
-        ("mine, tcl", ["ade20k", "voc"]),
+        ("mine, paper protocol", ["ade20k", "shapes"]),
+        ("mine, tcl protocol", ["ade20k", "voc"]),
     ]
 
 
