@@ -8,13 +8,11 @@ from typing import Any
 
 from pipelines.checkpoints import STATE_FILE, checkpoint_name
 from pipelines.evaluation.protocol import PROTOCOLS, Protocol
-from pipelines.evaluation.result import RESULT_FILE, Result, read_result
+from pipelines.evaluation.result import EVALUATION_FOLDER, RESULT_FILE, Result, read_result
 from pipelines.recipe import Recipe
 from pipelines.run_folder import RunFolder
 from pipelines.storage import Location, locate
 from pipelines.targets import FoundModel, find_model, find_target
-
-EVALUATION_FOLDER = "evaluation"
 
 
 @dataclass(frozen=True)
