@@ -44,8 +44,9 @@ class Protocol(Section):
     """Groups without words: principal components of the patches, their means, or the heads' attention (DINO)."""
     groups: int = Field(8, gt=0)
     """Groups of each picture, at most."""
-    centred: bool = False
-    """Whether the mean patch is taken off before the principal components are looked for."""
+    centred: bool = True
+    """Whether the mean patch is taken off before the principal components are looked for; without, the first is the
+    mean itself, to which nearly all patches then belong."""
     both_signs: bool = False
     """Whether half as many components give two groups each, one for either sign."""
     count_ground: bool = False
@@ -98,7 +99,7 @@ PROTOCOLS = {
         background="threshold",
         background_threshold=0.5,
     ),
-    "shapes": Protocol(name="shapes", centred=True, both_signs=True, count_ground=True),
+    "shapes": Protocol(name="shapes", both_signs=True, count_ground=True),
 }
 """By name: the paper's extended vocabulary, GroupViT's evaluation (arXiv 2202.11094), TCL's (arXiv 2212.00785), and
 that of the generated scenes."""
