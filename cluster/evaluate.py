@@ -18,9 +18,6 @@ def add_evaluate_verb(verbs: Any) -> None:
         verbs, "evaluate", _evaluate, "measure a model on a benchmark, beside trivial answers; again resumes"
     )
     command.add_argument("checkpoint", metavar="CHECKPOINT", nargs="?", help=MODEL_HELP)
-    command.add_argument(
-        "overrides", nargs="*", metavar="FIELD=VALUE", help="fields of the protocol to set, e.g. size=448 refine=true"
-    )
     which = command.add_mutually_exclusive_group()
     which.add_argument("--benchmark", metavar="NAME", help="see --list; default: the one that the run's recipe names")
     which.add_argument("--suite", choices=SUITES, help="several benchmarks in a row: those of the paper's tables")
@@ -32,9 +29,15 @@ def add_evaluate_verb(verbs: Any) -> None:
         "--method", default="patches", metavar="NAME", help=f"{', '.join(METHODS)}; default: the model's own patches"
     )
     command.add_argument(
-        "--decoder",
-        metavar="FOLDER",
-        help="read patches through a decoder that clippy decoder train made",
+        "--decoder", metavar="FOLDER", help="read the patches through what clippy decoder train made, as a method"
+    )
+    command.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="fields of the protocol to change, e.g. size=448 refine=true",
     )
     command.add_argument("--skip-missing", action="store_true", help="with --suite: leave out benchmarks without data")
     command.add_argument(
@@ -71,7 +74,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         protocol=options.protocol,
         method=options.method,
         decoder=options.decoder,
-        overrides=tuple(options.overrides),
+        overrides=tuple(options.set),
         out=options.out,
         workers=options.workers,
         gpus_per_worker=options.gpus_per_worker,

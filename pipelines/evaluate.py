@@ -21,7 +21,7 @@ from pipelines.evaluation.units import Measurer, Task, units_of
 from pipelines.local_ray import ray_session
 from pipelines.recipe import EvalConfig, ScalingConfig
 from pipelines.storage import Location, locate
-from pipelines.targets import FoundDecoder, FoundModel, find_decoder
+from pipelines.targets import FoundDecoder, FoundModel
 
 
 @dataclass(frozen=True)
@@ -53,20 +53,19 @@ def evaluate(request: Request, console: Console | None = None) -> Result:
     after a kill it goes on. Raises ValueError, with one clear sentence, for anything that is missing or does not fit.
     """
     console, started = console or Console(), time.monotonic()
-    subject = find_subject(request.checkpoint)
-    decoder = find_decoder(request.decoder) if request.decoder else None
-    config, benchmark, url, protocol, parts = _open(request, subject, decoder)
-    method, digest = ("decoder", decoder.digest) if decoder else (request.method, None)
-    folder = subject.output_folder(request.out, benchmark, protocol, method, digest)
+    subject = find_subject(request.checkpoint, request.decoder)
+    config, benchmark, url, protocol, parts = _open(request, subject)
+    method = "decoder" if subject.decoder else request.method
+    folder = subject.output_folder(request.out, benchmark, protocol, method)
     scaling = subject.recipe.scaling if subject.recipe else ScalingConfig()
     scaling = scaling.model_copy(update={"ray_address": request.ray_address or scaling.ray_address, "use_gpu": False})
     pictures = sum(len(part.dataset) for part in parts)
     console.line(f"evaluating {subject.model.name} on {benchmark}, {pictures:,} pictures")
     with ray_session(scaling):
         gpus = _gpus_per_worker(request)
-        task = Task(subject.model, protocol, parts, config.batch_size, "cuda" if gpus else "cpu", decoder)
+        task = Task(subject.model, protocol, parts, config.batch_size, "cuda" if gpus else "cpu", subject.decoder)
         asked = {"benchmark": benchmark, "data": url, "split": request.split, "protocol": protocol.flat()}
-        progress = Progress(task, subject.identity() | asked | {"decoder": digest}, folder)
+        progress = Progress(task, subject.identity() | asked, folder)
         measuring, missing = time.monotonic(), progress.pictures_missing()
         progress.measure_on_ray(request.workers or scaling.max_workers, gpus, console)
         seconds = time.monotonic() - measuring
@@ -78,7 +77,7 @@ def evaluate(request: Request, console: Console | None = None) -> Result:
         checkpoint=subject.model.name,
         step=subject.model.step,
         data=url,
-        protocol=_explain(protocol, parts, decoder),
+        protocol=_explain(protocol, parts, subject.decoder),
         images={part.name: len(part.dataset) for part in parts},
         tables={name: table for found in findings.values() for name, table in found.tables.items()},
         per_class=next((found.per_class for found in findings.values() if found.per_class), {}),
@@ -101,12 +100,14 @@ def evaluate_suite(
     What is missing is told before anything is measured: ValueError with every benchmark's layout, unless it shall be
     skipped.
     """
-    console = console or Console()
-    decoder = find_decoder(request.decoder) if request.decoder else None
+    console, subject = console or Console(), find_subject(request.checkpoint, request.decoder)
+    if request.data is None:
+        raise ValueError("--data: a suite needs the folder below which its benchmarks lie")
     missing: dict[str, str] = {}
-    for benchmark in benchmarks:
+    requests = {name: _in_suite(request, request.data, name) for name in benchmarks}
+    for benchmark, own in requests.items():
         try:
-            _open(replace(request, benchmark=benchmark), find_subject(request.checkpoint), decoder)
+            _open(own, subject)
         except DataError as error:
             missing[benchmark] = str(error)
     if missing and not skip_missing:
@@ -115,13 +116,19 @@ def evaluate_suite(
         console.line(f"{benchmark} is left out: it is not in {request.data}")
     if len(missing) == len(benchmarks):
         raise ValueError(f"{request.data}: none of {', '.join(benchmarks)} is here")
-    out = request.out
-    results = []
-    for benchmark in benchmarks:
-        if benchmark not in missing:
-            own = None if out is None else f"{out.rstrip('/')}/{benchmark}"
-            results.append(evaluate(replace(request, benchmark=benchmark, out=own), console))
-    return results
+    return [evaluate(own, console) for benchmark, own in requests.items() if benchmark not in missing]
+
+
+def _in_suite(request: Request, data: str, benchmark: str) -> Request:
+    """One benchmark's part: in a folder of its own or its family's name, such as ``coco``, or in the root itself."""
+    family = benchmark.partition("-")[0].rstrip("0123456789")
+    names = [name for name in (benchmark, family) if (locate(data) / name).exists()]
+    return replace(
+        request,
+        benchmark=benchmark,
+        data=f"{data.rstrip('/')}/{names[0]}" if names else data,
+        out=None if request.out is None else f"{request.out.rstrip('/')}/{benchmark}",
+    )
 
 
 def measure_here(checkpoint: Location, config: EvalConfig) -> dict[str, float]:
@@ -148,19 +155,17 @@ def sum_up(parts: tuple[Part, ...], progress: Progress) -> dict[str, Findings]:
     }
 
 
-def _open(
-    request: Request, subject: Subject, decoder: FoundDecoder | None
-) -> tuple[EvalConfig, str, str, Protocol, tuple[Part, ...]]:
+def _open(request: Request, subject: Subject) -> tuple[EvalConfig, str, str, Protocol, tuple[Part, ...]]:
     """What is measured how: the recipe's settings, the benchmark and where it lies, the protocol, the pictures."""
-    if decoder is not None and request.method != "patches":
+    if subject.decoder is not None and request.method != "patches":
         raise ValueError(
-            f"--decoder: is a method of its own; leave out --method {request.method}, or set single fields of the "
-            "protocol, such as grouping=k-means"
+            f"--decoder: is a method of its own; leave out --method {request.method}, or change single fields of the "
+            "protocol with --set"
         )
     config = subject.recipe.eval if subject.recipe else EvalConfig()
     benchmark, url = _benchmark_and_data(request, config)
     protocol = choose_protocol(request.protocol, benchmark, config.protocol, request.method, request.overrides)
-    seen = decoder.config.seen if decoder else None
+    seen = subject.decoder.config.seen if subject.decoder else None
     parts = open_parts(benchmark, locate(url, config.storage_options), protocol, request.split, seen)
     return config, benchmark, url, protocol, parts
 

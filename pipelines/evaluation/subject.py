@@ -7,30 +7,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.checkpoints import STATE_FILE, checkpoint_name
-from pipelines.evaluation.protocol import PROTOCOLS, Protocol
-from pipelines.evaluation.result import RESULT_FILE, Result, read_result
+from pipelines.evaluation.protocol import Protocol, usual_protocol
+from pipelines.evaluation.result import EVALUATION_FOLDER, RESULT_FILE, Result, read_result
 from pipelines.recipe import Recipe
 from pipelines.run_folder import RunFolder
 from pipelines.storage import Location, locate
-from pipelines.targets import FoundModel, find_model, find_target
-
-EVALUATION_FOLDER = "evaluation"
+from pipelines.targets import FoundDecoder, FoundModel, find_decoder, find_model, find_target
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to evaluate; ``run`` and ``recipe`` if it lies in a run of ours."""
+    """A model to evaluate; ``run`` and ``recipe`` if it lies in a run of ours; perhaps a decoder over its patches."""
 
     model: FoundModel
     run: RunFolder | None
     recipe: Recipe | None
+    decoder: FoundDecoder | None = None
 
-    def output_folder(
-        self, out: str | None, benchmark: str, protocol: Protocol, method: str, decoder: str | None = None
-    ) -> Location:
+    def output_folder(self, out: str | None, benchmark: str, protocol: Protocol, method: str) -> Location:
         """As told, or beside the run's other evaluations: by step, benchmark, and what is unusual about the protocol.
-
-        ``decoder``: what tells a decoder from others.
 
         Raises ValueError where there is no run and nothing is told.
         """
@@ -41,28 +36,36 @@ class Subject:
                 f"{self.model.name}: lies in no run folder; say where numbers and pictures go with --out FOLDER"
             )
         name = benchmark
-        if decoder is not None or protocol != PROTOCOLS["shapes" if benchmark == "shapes" else "paper"]:
-            digest = hashlib.sha256(f"{protocol.model_dump_json()}{decoder or ''}".encode()).hexdigest()[:6]
+        if self.decoder is not None or protocol != usual_protocol(benchmark):
+            told = protocol.model_dump_json() + (self.decoder.digest if self.decoder else "")
+            digest = hashlib.sha256(told.encode()).hexdigest()[:6]
             name = "-".join([benchmark, *dict.fromkeys([protocol.name, method]), digest])
         return self.run.location / EVALUATION_FOLDER / checkpoint_name(self.model.step or 0) / name
 
     def identity(self) -> dict[str, Any]:
         """What tells these weights from others under the same name: checksums of ours, else sizes and times."""
-        folder = self.model.folder
+        folder, decoder = self.model.folder, {"decoder": self.decoder.digest} if self.decoder else {}
         if folder is None:
-            return {"model": self.model.name}
+            return {"model": self.model.name, **decoder}
         if (folder / STATE_FILE).exists():
-            return {"model": folder.url, "state": (folder / STATE_FILE).read_text()}
-        return {"model": folder.url, "files": [(info.base_name, info.size, str(info.mtime)) for info in folder.list()]}
+            return {"model": folder.url, "state": (folder / STATE_FILE).read_text(), **decoder}
+        return {
+            "model": folder.url,
+            **decoder,
+            "files": [(info.base_name, info.size, str(info.mtime)) for info in folder.list()],
+        }
 
 
-def find_subject(path: str) -> Subject:
-    """What ``path`` names: a run, a checkpoint, a model folder of any kind, a hub name. Raises ValueError."""
-    model = find_model(path)
+def find_subject(path: str, decoder: str | None = None) -> Subject:
+    """What ``path`` names: a run, a checkpoint, a model folder of any kind, a hub name; and a decoder's folder.
+
+    Raises ValueError.
+    """
+    model, found = find_model(path), find_decoder(decoder) if decoder else None
     if model.step is None:
-        return Subject(model, None, None)
+        return Subject(model, None, None, found)
     target = find_target(path)
-    return Subject(model, target.run, target.recipe)
+    return Subject(model, target.run, target.recipe, found)
 
 
 def newest_results(run: RunFolder) -> list[tuple[Location, Result]]:

@@ -87,7 +87,9 @@ class Segmentation:
         if len(kinds) == 2:
             for kind, name in zip(kinds, ("mIoU things", "mIoU stuff"), strict=True):
                 numbers[name] = metrics.mean_iou(confusion, self._of_kind(kind))
-        numbers |= {f"mIoU {group}": metrics.mean_iou(confusion, ids) for group, ids in self._by_seen().items()}
+        groups = self._by_seen()
+        if "unseen" in groups:
+            numbers |= {f"mIoU {group}": metrics.mean_iou(confusion, ids) for group, ids in groups.items()}
         numbers["pixel accuracy"] = float(np.trace(confusion) / max(1, confusion.sum()))
         return numbers
 
@@ -95,12 +97,13 @@ class Segmentation:
         return [i for i, own in enumerate(self.classes.kinds) if own == kind]
 
     def _by_seen(self) -> dict[str, list[int]]:
-        """The classes that a decoder has seen and those that it has not, where there are any of the latter."""
-        if self.seen is None or set(self.classes.names) <= set(self.seen):
+        """The classes that a decoder has seen and those that it has not, as far as there are any."""
+        if self.seen is None:
             return {}
-        is_seen = [name in self.seen for name in self.classes.names]
-        groups = {group: [i for i, own in enumerate(is_seen) if own == wanted] for group, wanted in _GROUPS.items()}
-        return {group: ids for group, ids in groups.items() if ids}
+        groups: dict[str, list[int]] = {}
+        for i, name in enumerate(self.classes.names):
+            groups.setdefault("seen" if name in self.seen else "unseen", []).append(i)
+        return groups
 
     def _trivial(self, confusion: NDArray[np.int64]) -> Table:
         """What the one commonest class, and a class drawn anew for each pixel, would get: exact, without a picture."""
@@ -119,9 +122,6 @@ class Segmentation:
             name: {"iou": float(iou[i]) if pixels[i] else float("nan"), "count": int(pixels[i])}
             for i, name in enumerate(self.classes.names)
         }
-
-
-_GROUPS = {"seen": True, "unseen": False}
 
 
 class SegmentationAnswerer:
