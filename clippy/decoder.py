@@ -40,7 +40,7 @@ class DecoderConfig(Section):
     width: int = Field(gt=0)
     """Of its embeddings."""
     patch_size: int = Field(gt=0)
-    hidden_width: int = Field(256, gt=0)
+    hidden_width: int = Field(gt=0)
     num_blocks: int = Field(2, ge=0)
     seen: tuple[str, ...]
     """Classes whose masks it was shown."""

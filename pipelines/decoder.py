@@ -2,51 +2,29 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-
-from clippy import inference
 from clippy.config import nearest
-from clippy.decoder import (
-    DECODER_CONFIG_FILE,
-    DECODER_WEIGHTS_FILE,
-    Decoder,
-    DecoderConfig,
-    decoder_loss,
-    model_checksum,
-    read_decoder_config,
-)
+from clippy.decoder import DecoderConfig, model_checksum
 from clippy.describe import count_parameters
 from clippy.load import AnyModel
 from clippy.readout import View
 from clippy.vocabulary import ClassList
-from pipelines import checkpoints
-from pipelines.checkpoints import checkpoint_name, checksum, committed_steps, local_folder
 from pipelines.console import Console
+from pipelines.decoder_training import DecoderTraining, Words
 from pipelines.evaluation.benchmarks import templates_of
 from pipelines.evaluation.dataset import Dataset
 from pipelines.evaluation.datasets.catalogue import BENCHMARKS as READERS
 from pipelines.evaluation.datasets.catalogue import open_benchmark, usual_split
 from pipelines.evaluation.names import BENCHMARKS
 from pipelines.mask_batches import MaskBatches, targets_of
-from pipelines.optim import build_optimizer, learning_rate, set_learning_rate
-from pipelines.recipe import OptimConfig
-from pipelines.state import OPTIMIZER_FILE, load_optimizer, optimizer_tensors
-from pipelines.storage import Location, locate
+from pipelines.storage import locate
 from pipelines.targets import find_model
 
-CHECKPOINTS = "checkpoints"
-WEIGHT_DECAY = 0.01
-_WARMUP = 0.05
-"""Share of the steps in which the rate rises."""
-_LOG_EVERY = 10
+HIDDEN_WIDTH = 256
+"""Channels of the decoder where embeddings are wider."""
 _TOLD = ("benchmark", "data", "steps", "batch_size", "learning_rate", "seed")
 """Fields of a request that the decoder's weights hang on."""
 
@@ -108,29 +86,24 @@ def train_decoder(request: DecoderRequest, console: Console | None = None) -> De
     learnt = [i for i, name in enumerate(classes.names) if name in seen]
     templates = templates_of(request.benchmark, locate(request.data))
     words = Words.embed(model, classes, learnt, templates)
-    facts: dict[str, str | int | float] = {
-        "split": split,
-        "pictures": len(dataset),
-        "templates": " | ".join(templates),
-        "size": size,
-    }
+    told: dict[str, str | int | float] = {name: getattr(request, name) for name in _TOLD}
+    told |= {"split": split, "pictures": len(dataset), "templates": " | ".join(templates), "size": size}
     config = DecoderConfig(
         model=found.name,
         checksum=model_checksum(model),
         width=words.embeddings_KD.shape[1],
         patch_size=model.patch_size,
+        hidden_width=min(HIDDEN_WIDTH, words.embeddings_KD.shape[1]),
         seen=seen,
-        training=facts | {name: getattr(request, name) for name in _TOLD},
+        training=told,
     )
-    decoder = _new_decoder(config, request.seed)
-    if (out / DECODER_CONFIG_FILE).exists():
-        _require_same(out, read_decoder_config((out / DECODER_CONFIG_FILE).read_text(), out.url), config)
-        console.line(f"{out.url}: is trained already")
-    else:
-        console.line(f"training a decoder over {found.name}: {len(dataset):,} pictures, {len(seen)} classes with masks")
-        batches = MaskBatches(dataset, targets_of(len(classes), learnt), size, request.batch_size, request.seed)
-        _train(decoder, words, model, batches, request, out, console)
-        _write(decoder, out)
+    targets = targets_of(len(classes), learnt)
+    batches = MaskBatches(dataset, targets, size, request.batch_size, request.seed)
+    training = DecoderTraining(
+        config, model, words, batches, request.steps, request.learning_rate, request.checkpoint_every, out
+    )
+    console.line(f"a decoder over {found.name}: {len(dataset):,} pictures, {len(seen)} of {len(classes)} classes")
+    decoder = training.run(console)
     return DecoderSummary(
         decoder=out.url,
         model=found.name,
@@ -141,28 +114,6 @@ def train_decoder(request: DecoderRequest, console: Console | None = None) -> De
         parameters=count_parameters(decoder),
         seconds=round(time.monotonic() - started, 1),
     )
-
-
-@dataclass(frozen=True)
-class Words:
-    """Frozen words (K, D) of unit length, and which of the learnt classes each stands for (K,)."""
-
-    embeddings_KD: Tensor
-    class_of_word_K: Tensor
-
-    @classmethod
-    def embed(cls, model: AnyModel, classes: ClassList, learnt: list[int], templates: tuple[str, ...]) -> Words:
-        """A name for each class, and for the background, if it is learnt, the words that evaluation gives it too."""
-        words, class_of_word = [classes.names[i] for i in learnt], list(range(len(learnt)))
-        if classes.background in learnt:
-            words += classes.extra_words
-            class_of_word += [learnt.index(classes.background)] * len(classes.extra_words)
-        embeddings_KD = inference.embed_classes(model, words, templates)
-        return cls(embeddings_KD.clone(), torch.tensor(class_of_word))  # autograd takes no tensor of inference mode
-
-    def to(self, device: torch.device) -> Words:
-        """The same on a device."""
-        return Words(self.embeddings_KD.to(device), self.class_of_word_K.to(device))
 
 
 def choose_seen(names: tuple[str, ...], request: DecoderRequest) -> tuple[str, ...]:
@@ -179,106 +130,6 @@ def choose_seen(names: tuple[str, ...], request: DecoderRequest) -> tuple[str, .
     if len(seen) < 2:
         raise ValueError(f"--seen, --unseen: at least two classes must be seen to be told apart (got {len(seen)})")
     return seen
-
-
-def _train(
-    decoder: Decoder,
-    words: Words,
-    model: AnyModel,
-    batches: MaskBatches,
-    request: DecoderRequest,
-    out: Location,
-    console: Console,
-) -> None:
-    """From the newest checkpoint, if there is one, to the last step."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device), decoder.to(device)
-    words = words.to(device)
-    config = OptimConfig(
-        global_batch_size=request.batch_size,
-        learning_rate=request.learning_rate,
-        warmup_steps=round(_WARMUP * request.steps),
-        weight_decay=WEIGHT_DECAY,
-    )
-    optimizer = build_optimizer(decoder, config)
-    step = first = _resume(decoder, optimizer, out, console)
-    started = time.monotonic()
-    for images_B3SS, targets_BSS in batches.read_from(step):
-        if step == request.steps:
-            break
-        with torch.no_grad():
-            patches_BND, grid = model.encode_patches(images_B3SS.to(device))
-        loss = decoder_loss(
-            decoder(patches_BND, grid), grid, words.embeddings_KD, words.class_of_word_K, targets_BSS.to(device)
-        )
-        optimizer.zero_grad()
-        loss.backward()
-        set_learning_rate(optimizer, learning_rate(step, config, request.steps))
-        optimizer.step()
-        step += 1
-        if step % _LOG_EVERY == 0 or step == request.steps:
-            rate = (step - first) * request.batch_size / (time.monotonic() - started)
-            console.progress(f"step {step}/{request.steps}  loss {loss.item():.4f}  {rate:.1f} pictures/s")
-        if step % request.checkpoint_every == 0 and step < request.steps:
-            _save(decoder, optimizer, step, out)
-    console.clear()
-
-
-def _new_decoder(config: DecoderConfig, seed: int) -> Decoder:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return Decoder(config)
-
-
-def _resume(decoder: Decoder, optimizer: torch.optim.Optimizer, out: Location, console: Console) -> int:
-    """Put the newest checkpoint into decoder and optimizer; the step that it was made after, 0 without one."""
-    checkpoints.clear_remains(out / CHECKPOINTS)
-    steps = committed_steps(out / CHECKPOINTS)
-    if not steps:
-        return 0
-    checkpoint = out / CHECKPOINTS / checkpoint_name(steps[-1])
-    with local_folder(checkpoint) as folder:
-        checkpoints.verify(folder, checkpoint.url)
-        saved = Decoder.from_pretrained(folder)
-        _require_same(out, saved.config, decoder.config)
-        decoder.load_state_dict(saved.state_dict())
-        load_optimizer(decoder, optimizer, load_file(folder / OPTIMIZER_FILE))
-    console.line(f"going on after step {steps[-1]}")
-    return steps[-1]
-
-
-def _save(decoder: Decoder, optimizer: torch.optim.Optimizer, step: int, out: Location) -> None:
-    """A checkpoint, whole or not at all; then those before it are removed."""
-    place = out / CHECKPOINTS
-    before = committed_steps(place)
-    with checkpoints.staging(place, checkpoint_name(step)) as folder:
-        decoder.save_pretrained(folder)
-        save_file(optimizer_tensors(decoder, optimizer), folder / OPTIMIZER_FILE)
-        files = {path.name: checksum(path) for path in sorted(folder.iterdir())}
-        checkpoints.commit(folder, place / checkpoint_name(step), {"step": step, "files": files})
-    for old in before:
-        if old != step:
-            checkpoints.remove(place / checkpoint_name(old))
-
-
-def _write(decoder: Decoder, out: Location) -> None:
-    """The decoder itself; its configuration comes last and says that it is trained."""
-    with tempfile.TemporaryDirectory() as folder:
-        decoder.save_pretrained(folder)
-        for name in (DECODER_WEIGHTS_FILE, DECODER_CONFIG_FILE):
-            (out / name).write_bytes((Path(folder) / name).read_bytes())
-    (out / CHECKPOINTS).remove_folder()
-
-
-def _require_same(out: Location, there: DecoderConfig, wanted: DecoderConfig) -> None:
-    """Raise ValueError unless what lies in ``out`` comes of the same training, wherever the model lay."""
-    old, new = (config.flat() for config in (there, wanted))
-    for name in new:
-        if name != "model" and old.get(name) != new[name]:
-            raise ValueError(
-                f"{out.url}: holds another training, whose {name.removeprefix('training.')} is {old.get(name)!r} and "
-                f"not {new[name]!r}; give --out another folder"
-            )
 
 
 def _open_pictures(request: DecoderRequest) -> tuple[Dataset, ClassList, str]:

@@ -65,7 +65,8 @@ def evaluate(request: Request, console: Console | None = None) -> Result:
         gpus = _gpus_per_worker(request)
         task = Task(subject.model, protocol, parts, config.batch_size, "cuda" if gpus else "cpu", subject.decoder)
         asked = {"benchmark": benchmark, "data": url, "split": request.split, "protocol": protocol.flat()}
-        progress = Progress(task, subject.identity() | asked, folder)
+        read = {"decoder": subject.decoder.digest if subject.decoder else None}
+        progress = Progress(task, subject.identity() | asked | read, folder)
         measuring, missing = time.monotonic(), progress.pictures_missing()
         progress.measure_on_ray(request.workers or scaling.max_workers, gpus, console)
         seconds = time.monotonic() - measuring

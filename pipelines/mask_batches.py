@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 
 import numpy as np
 import torch
@@ -14,21 +15,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clippy import images
-from clippy.crops import RandomResizedCrop, numbers_of
+from clippy.crops import numbers_of
 from pipelines.columns import DataError
 from pipelines.evaluation.dataset import VOID, Dataset
 
-CROP = RandomResizedCrop(scale=(0.25, 1.0), ratio=(3 / 4, 4 / 3))
-"""What is shown of a picture: objects at the size that evaluation shows them, up to twice that."""
-_TRIES = 10
+LEAST_SIDE = 0.75
+"""Of the short side of a picture: crops show objects as large as evaluation does, or up to a third larger."""
 _READ_AHEAD = 32
-"""Pictures decoded before they are wanted, at least."""
+"""Pictures decoded before their batch is wanted."""
 READING_THREADS = 2
 
 
 @dataclass(frozen=True)
 class MaskBatches:
-    """Batches of crops of ``size`` pixels; each pass over the pictures is in an order of its own."""
+    """Batches of square crops of ``size`` pixels; each pass over the pictures is in an order of its own."""
 
     dataset: Dataset
     targets: NDArray[np.int64]
@@ -37,16 +37,18 @@ class MaskBatches:
     batch_size: int
     seed: int
 
-    def read_from(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches from a step on, without end: uint8 (B, 3, S, S) and int64 (B, S, S). Raises DataError."""
+    def read_from(self, step: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches that follow ``step`` done ones, up to ``steps``: uint8 (B, 3, S, S) and int64 (B, S, S).
+
+        Raises DataError.
+        """
         waiting: deque[Future[tuple[NDArray[np.uint8], NDArray[np.int64]]]] = deque()
-        coming = step * self.batch_size
+        coming = iter(range(step * self.batch_size, steps * self.batch_size))
         threads = ThreadPoolExecutor(READING_THREADS)
         try:
-            while True:
-                while len(waiting) < self.batch_size + _READ_AHEAD:
-                    waiting.append(threads.submit(self.read_crop, coming))
-                    coming += 1
+            for _ in range(step, steps):
+                wanted = self.batch_size + _READ_AHEAD - len(waiting)
+                waiting.extend(threads.submit(self.read_crop, number) for number in islice(coming, wanted))
                 pixels, masks = zip(*(waiting.popleft().result() for _ in range(self.batch_size)), strict=True)
                 yield torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2), torch.from_numpy(np.stack(masks))
         finally:
@@ -58,12 +60,14 @@ class MaskBatches:
         example = self.dataset.read(_order(len(self.dataset), self.seed, passes)[place])
         if example.mask is None:
             raise DataError(f"{example.key}: has no mask to learn from")
-        *draws, side = numbers_of(4 * _TRIES + 1, "crop", self.seed, number)
-        left, top, width, height = CROP.box(example.pixels.shape[1], example.pixels.shape[0], draws)
-        pixels = images.resize(example.pixels[top : top + height, left : left + width], self.size, self.size)
-        rows, columns = (_nearest(length, self.size) for length in (height, width))
-        mask = self.targets[example.mask[top + rows[:, None], left + columns]]
-        if side < 0.5:
+        share, down, along, mirror = numbers_of(4, "crop", self.seed, number)
+        height, width = example.mask.shape
+        side = max(1, round(min(height, width) * (LEAST_SIDE + share * (1 - LEAST_SIDE))))
+        top, left = int(down * (height - side + 1)), int(along * (width - side + 1))
+        pixels = images.resize(example.pixels[top : top + side, left : left + side], self.size, self.size)
+        middles = ((np.arange(self.size) + 0.5) * side / self.size).astype(np.int64)
+        mask = self.targets[example.mask[top + middles[:, None], left + middles]]
+        if mirror < 0.5:
             pixels, mask = pixels[:, ::-1], mask[:, ::-1]
         return pixels, mask
 
@@ -73,11 +77,6 @@ def targets_of(num_classes: int, learnt: list[int]) -> NDArray[np.int64]:
     targets = np.full(num_classes + 1, VOID, dtype=np.int64)  # VOID, -1, reads the last one
     targets[learnt] = np.arange(len(learnt))
     return targets
-
-
-def _nearest(length: int, size: int) -> NDArray[np.int64]:
-    """For each of ``size`` pixels that a side of ``length`` becomes, the pixel that lies in its middle."""
-    return ((np.arange(size) + 0.5) * length / size).astype(np.int64)
 
 
 @lru_cache(maxsize=4)

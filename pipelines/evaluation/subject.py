@@ -44,16 +44,12 @@ class Subject:
 
     def identity(self) -> dict[str, Any]:
         """What tells these weights from others under the same name: checksums of ours, else sizes and times."""
-        folder, decoder = self.model.folder, {"decoder": self.decoder.digest} if self.decoder else {}
+        folder = self.model.folder
         if folder is None:
-            return {"model": self.model.name, **decoder}
+            return {"model": self.model.name}
         if (folder / STATE_FILE).exists():
-            return {"model": folder.url, "state": (folder / STATE_FILE).read_text(), **decoder}
-        return {
-            "model": folder.url,
-            **decoder,
-            "files": [(info.base_name, info.size, str(info.mtime)) for info in folder.list()],
-        }
+            return {"model": folder.url, "state": (folder / STATE_FILE).read_text()}
+        return {"model": folder.url, "files": [(info.base_name, info.size, str(info.mtime)) for info in folder.list()]}
 
 
 def find_subject(path: str, decoder: str | None = None) -> Subject:
