@@ -223,6 +223,15 @@ def test_an_untrained_decoder_changes_nothing_whatever_the_protocol(
     assert rows[0] == rows[1]
 
 
+def test_maskclip_reads_other_patches_than_a_decoder_was_trained_on(model: str) -> None:
+    fresh = build(config())
+    decoder = Decoder(
+        DecoderConfig(model=model, checksum=model_checksum(fresh), width=24, patch_size=8, hidden_width=8, seen=())
+    )
+    with pytest.raises(ValueError, match=r"protocol\.readout: a decoder was trained on the model's own patches"):
+        Reader(fresh, Protocol(readout="maskclip"), decoder=decoder)
+
+
 def test_mistakes_are_one_sentence(
     model: str, blocks: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -265,6 +274,3 @@ def test_train_and_evaluate(
     assert found.tables["segmentation"]["model"] == expected
     with pytest.raises(ValueError, match="--decoder: is a method of its own; leave out --method k-means"):
         evaluate(Request(model, "folder", blocks["val"], decoder=str(out), out=str(result), method="k-means"))
-    overrides = ("readout=maskclip",)
-    with pytest.raises(ValueError, match=r"protocol\.readout: a decoder was trained on the model's own patches"):
-        evaluate(Request(model, "folder", blocks["val"], decoder=str(out), out=str(result), overrides=overrides))
