@@ -29,7 +29,6 @@ from pipelines.direct import run_direct
 from pipelines.recipe import Recipe, load_recipe
 from pipelines.storage import locate
 
-
 USUAL = TrainingSet()
 
 

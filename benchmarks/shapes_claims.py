@@ -12,11 +12,11 @@ text, compute        captions shuffled, of objects only, text tower frozen at ra
 naming, continuum, scrambled   further arms, run if asked for: how often captions name a bird's ground; poolings
                      between mean and max; a self-supervised start from pictures whose patches are in random order
 
-Each arm trains the ``shapes`` recipe on generated scenes with three seeds, one run after the other in this process. It is
-measured as ``clippy evaluate`` does, and by MaskCLIP's read-out and a linear probe. Numbers are means and standard
-deviations over seeds; a claim needs three. A run that is done is not run again, one that was stopped goes on: the same
-command continues. What is measured is printed whatever it says. Invented words on generated scenes are no CC-12M and a
-small DINO of minutes is no DINO of ImageNet: agreement supports the mechanism, no more.
+Each arm trains the ``shapes`` recipe on generated scenes, with three seeds, one run after the other in this process. It
+is measured as ``clippy evaluate`` does, and by MaskCLIP's read-out and a linear probe. Numbers are means and standard
+deviations over seeds; a claim needs three. A run that is done is not run again, one that was stopped goes on with the
+same command. What is measured is printed whatever it says. Invented words on generated scenes are no CC-12M and a small
+DINO of minutes is no DINO of ImageNet: agreement supports the mechanism, no more.
 """
 
 from __future__ import annotations
