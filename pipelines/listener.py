@@ -33,7 +33,8 @@ class Listener:
 
     def _log_validation(self, numbers: dict[str, float], step: int) -> None:
         if self._tracker:
-            self._tracker.log_values({f"eval/{name}": value for name, value in numbers.items()}, step)
+            benchmark = self._job.recipe.eval.benchmark
+            self._tracker.log_values({f"eval/{benchmark}/{name}": value for name, value in numbers.items()}, step)
 
     def _hear(self, event: dict[str, Any]) -> None:
         job, console = self._job, self._console
