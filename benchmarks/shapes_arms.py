@@ -41,21 +41,28 @@ class Arm:
     pairs: TrainingSet = USUAL
     patch_dropout: float = 0.0
     frozen_text: bool = False
-    budget: Literal["steps", "seconds", "start"] = "steps"
-    """As many steps as the others; as many as take the first arm's seconds; or more, by what a ``dino`` start takes."""
+    budget: Literal["steps", "double", "seconds", "start"] = "steps"
+    """As many steps as the others; twice as many; as many as take the first arm's seconds; or more, by what a ``dino``
+    start takes. Birds are learned late: runs of 400 and 500 steps that nothing misled told 84 and 82 % of them on the
+    other ground, too few to tell what is misled from what is not learned."""
 
+
+SPURIOUS = (0.8, 0.9, 0.95)
+"""Correlations of bird and ground under which the ground is a short cut."""
 
 ARMS: dict[str, Arm] = {
     **{pooling: Arm(pooling) for pooling in ("max", "mean", "cls")},
     **{f"{pooling} {start}": Arm(pooling, start) for start in STARTS for pooling in ("max", "cls")},
     **{f"{pooling} longer": Arm(pooling, budget="start") for pooling in ("max", "cls")},
     **{
-        f"{pooling} rho {rho:g}": Arm(pooling, pairs=TrainingSet(correlation=rho))
-        for rho in (0.8, 0.9, 0.95)
+        f"{pooling} rho {rho:g}": Arm(pooling, pairs=TrainingSet(correlation=rho), budget="double")
+        for rho in (0.5, *SPURIOUS)
         for pooling in ("max", "cls")
     },
     **{
-        f"{pooling} rho 0.9 named {named:g}": Arm(pooling, pairs=TrainingSet(correlation=0.9, ground_named=named))
+        f"{pooling} rho 0.9 named {named:g}": Arm(
+            pooling, pairs=TrainingSet(correlation=0.9, ground_named=named), budget="double"
+        )
         for named in (0.1, 0.9)
         for pooling in ("max", "cls")
     },
@@ -76,7 +83,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "C1": ("max", "mean", "cls"),
     "C2": ("max", "max dino", "max supervised"),
     "C3": ("cls", "cls dino", "cls supervised"),
-    "C4": ("max", "cls", *(f"{pooling} rho {rho}" for rho in ("0.8", "0.9", "0.95") for pooling in ("max", "cls"))),
+    "C4": tuple(f"{pooling} rho {rho:g}" for rho in (0.5, *SPURIOUS) for pooling in ("max", "cls")),
     "C5": ("max", *(f"max 128px drop {drop}" for drop in ("0.5", "0.8", "0"))),
     "text": ("max", "max shuffled captions", "max objects only", "max frozen text"),
     "compute": ("max dino", "max longer", "cls dino", "cls longer"),
@@ -179,8 +186,8 @@ class Study:
         checkpoint = Path(recipe.run_url) / "checkpoints" / checkpoint_name(recipe.train.steps)
         size = arm.pairs.image_size
         numbers, trivial = measure(checkpoint, self.data.evaluation(size), size)
-        if size != USUAL.image_size:  # the same test as the others', so that finer patches are no advantage
-            theirs, _ = benchmark_numbers(checkpoint, self.data.evaluation(USUAL.image_size))
+        if size != USUAL.image_size:  # shown as the others are, so that finer patches are no advantage
+            theirs, _ = benchmark_numbers(checkpoint, self.data.evaluation(USUAL.image_size), USUAL.image_size)
             numbers |= {f"{name}_at_{USUAL.image_size}": value for name, value in theirs.items()}
         _write(self.numbers_file(name, seed), {**facts, "numbers": numbers, "trivial": trivial})
 
@@ -237,6 +244,8 @@ class Study:
     def steps(self, name: str, seed: int) -> int:
         """Of an arm's training, by its budget."""
         budget, steps = ARMS[name].budget, self.settings.steps
+        if budget == "double":
+            return 2 * steps
         if budget == "seconds":
             costs = self.step_seconds()
             return max(8, round(steps * costs["max"] / costs[name]))
@@ -266,6 +275,8 @@ class Study:
     def work(self, name: str, seed: int) -> float:
         """About how much a run takes, starts that are missing included, in steps of the first arm."""
         arm, steps = ARMS[name], float(self.settings.steps)
+        if arm.budget == "double":
+            steps *= 2
         if arm.budget == "start":
             steps += DINO_STEP * self.settings.dino_steps
         if arm.start != "random" and not (self.start_folder(arm.start, seed) / "start.json").exists():

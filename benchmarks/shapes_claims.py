@@ -5,7 +5,7 @@
 C1  pooling          max, mean and cls: who localises, at like accuracy
 C2  starts           random, self-supervised and supervised towers, max-pooled
 C3  interaction      the same, cls-pooled: a self-supervised start does not help there
-C4  robustness       birds on the wrong ground, over correlations of bird and ground in training
+C4  robustness       birds on the wrong ground, over correlations of bird and ground in training; twice the steps
 C5  patch dropout    at twice the resolution in the time of training without, as processor seconds on one thread
 text, compute        captions shuffled, of objects only, text tower frozen at random; random starts trained longer,
                      by the time that a self-supervised start takes
@@ -27,9 +27,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from shapes_arms import ARMS, DEFAULT_GROUPS, GROUPS, Interrupted, Settings, Study, threads_limited
+from shapes_arms import ARMS, DEFAULT_GROUPS, GROUPS, SPURIOUS, Interrupted, Settings, Study, threads_limited
 from shapes_verdicts import Criterion, OfSeed, Spread, judge, spreads, summarise, table, verdict_lines
 
 from pipelines.console import Console, duration
@@ -51,17 +52,14 @@ def of(number: str, arm: str) -> Callable[[OfSeed], float]:
     return lambda seed: seed[arm][number]
 
 
-SPURIOUS = ("rho 0.8", "rho 0.9", "rho 0.95")
-
-
-def gaps(read_out: str, pooling: str = "max", read_out_of_cls: str | None = None) -> Callable[[OfSeed], float]:
-    """The gap of birds on the wrong ground, mean over correlations; or by how much less it is than that of cls."""
+def max_gap(read_out: str, read_out_of_cls: str | None = None) -> Callable[[OfSeed], float]:
+    """The gap of max on the wrong ground, mean over correlations; or by how much less it is than that of cls."""
 
     def value(seed: OfSeed) -> float:
-        mine = sum(seed[f"{pooling} {rho}"][f"{read_out}_gap"] for rho in SPURIOUS) / len(SPURIOUS)
+        mine = fmean(seed[f"max rho {rho:g}"][f"{read_out}_gap"] for rho in SPURIOUS)
         if read_out_of_cls is None:
             return mine
-        return sum(seed[f"cls {rho}"][f"{read_out_of_cls}_gap"] for rho in SPURIOUS) / len(SPURIOUS) - mine
+        return fmean(seed[f"cls rho {rho:g}"][f"{read_out_of_cls}_gap"] for rho in SPURIOUS) - mine
 
     return value
 
@@ -100,14 +98,12 @@ CRITERIA = (
     Criterion("C3", "mIoU, random cls - DINO cls", less("miou", "cls", "cls dino"), ">=", 0.02, "Tables 6, 9: above"),
     *(
         Criterion("C4 can be measured", f"accuracy on the other ground at rho 0.5, {arm}", value, ">=", 0.85)
-        for arm, value in {"max": of("pooled_other", "max"), "cls": of("pooled_other", "cls")}.items()
+        for arm, value in {"max": of("pooled_other", "max rho 0.5"), "cls": of("pooled_other", "cls rho 0.5")}.items()
     ),
-    Criterion(
-        "C4", "gap, cls pooled - max by patches", gaps("patch", "max", "pooled"), ">=", 0.10, "Fig. 4: far above"
-    ),
-    Criterion("C4", "gap, cls by patches - max by patches", gaps("patch", "max", "patch"), ">=", 0.10),
-    Criterion("C4", "gap, cls pooled - max pooled", gaps("pooled", "max", "pooled"), ">=", 0.10),
-    Criterion("C4", "gap, max by patches", gaps("patch"), "<=", 0.10, "Fig. 4: minimal"),
+    Criterion("C4", "gap, cls pooled - max by patches", max_gap("patches", "pooled"), ">=", 0.10, "Fig. 4: far above"),
+    Criterion("C4", "gap, cls by patches - max by patches", max_gap("patches", "patches"), ">=", 0.10),
+    Criterion("C4", "gap, cls pooled - max pooled", max_gap("pooled", "pooled"), ">=", 0.10),
+    Criterion("C4", "gap, max by patches", max_gap("patches"), "<=", 0.10, "Fig. 4: minimal"),
     *(
         Criterion(
             "C5",
@@ -134,7 +130,7 @@ supervised start were seen there, a gain by DINO and C4 were not). C5's and the 
 
 READ_OUTS = ["accuracy", "miou", "things", "stuff", "jaccard", "jaccard_camouflage"]
 CONTROLS = [f"{read_out}_{name}" for read_out in ("maskclip", "probe") for name in ("miou", "things", "stuff")]
-BIRD_COLUMNS = [[f"{r}_{name}" for name in ("own", "other", "worst", "gap")] for r in ("pooled", "patch")]
+BIRD_COLUMNS = [[f"{r}_{name}" for name in ("own", "other", "worst", "gap")] for r in ("pooled", "patches")]
 COST = ["steps", "processor_seconds"]
 COLUMNS: dict[str, list[list[str]]] = {
     "C4": BIRD_COLUMNS,

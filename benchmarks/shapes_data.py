@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -123,13 +123,12 @@ def read_training_images(shards: Path) -> Tensor:
     return torch.from_numpy(np.stack([_pixels(jpg) for jpg in column])).permute(0, 3, 1, 2)
 
 
-def read_test(benchmark: Path, split: str) -> dict[str, Any]:
-    """One test set: ``images`` uint8 (B, 3, H, W), ``masks`` int64 (B, H, W), and its other columns as arrays."""
+def read_test(benchmark: Path, split: str) -> tuple[Tensor, np.ndarray]:
+    """One test set: images uint8 (B, 3, H, W), and the class of each pixel, int64 (B, H, W)."""
     table = pa.concat_tables(pq.read_table(p) for p in sorted((benchmark / "evaluation" / split).glob("*.parquet")))
-    numbers = {name: np.array(table[name]) for name in ("label", "background", "group") if name in table.column_names}
     images = np.stack([_pixels(data) for data in table["image"].to_pylist()])
     masks = np.stack([_pixels(data) for data in table["mask"].to_pylist()]).astype(np.int64)
-    return {"images": torch.from_numpy(images).permute(0, 3, 1, 2), "masks": masks, **numbers}
+    return torch.from_numpy(images).permute(0, 3, 1, 2), masks
 
 
 def contents(rows: int) -> Tensor:

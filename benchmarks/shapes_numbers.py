@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +18,9 @@ from clippy import inference, metrics
 from clippy.maskclip import MaskCLIP
 from clippy.model import CLIPpy
 from pipelines.evaluate import measure_here
+from pipelines.evaluation.protocol import choose_protocol
 from pipelines.recipe import EvalConfig
-from pipelines.scenes import BIRDS, CLASSES
+from pipelines.scenes import CLASSES
 from pipelines.shapes import TEMPLATES
 from pipelines.storage import locate
 
@@ -31,70 +31,83 @@ CHUNK = 100
 """Pictures that are read out at once."""
 
 
-def measure(checkpoint: Path, benchmark: Path, image_size: int) -> tuple[Numbers, dict[str, Numbers]]:
-    """A checkpoint's numbers, and those of trivial answers to the same questions.
+def measure(checkpoint: Path, benchmark: Path, size: int) -> tuple[Numbers, dict[str, Numbers]]:
+    """A checkpoint's numbers on pictures of ``size``, and those of trivial answers to the same questions.
 
     accuracy                          one of 12 objects, pooled
     miou, things, stuff               words to pixels, over all classes, things, stuff
     jaccard, jaccard_camouflage       groups without words, and where no colour gives the object away
     maskclip_*                        miou, things, stuff with the last attention layer switched off
     probe_*                           the same with a linear probe on frozen patch tokens: what they know, words aside
-    pooled_*, patch_*                 the two birds: accuracy on their ``own`` and the ``other`` ground, ``worst`` of
-                                      four groups, and ``gap``, the mean over birds of own minus other
+    pooled_*, patches_*               the two birds, by the pooled embedding and by a vote of patches: accuracy on their
+                                      ``own`` and the ``other`` ground, in the ``worst`` of four groups, and the ``gap``
     """
-    numbers, trivial = benchmark_numbers(checkpoint, benchmark)
+    numbers, trivial = benchmark_numbers(checkpoint, benchmark, size)
     model = CLIPpy.from_pretrained(checkpoint)
-    test = read_test(benchmark, "multi")
+    images, masks_BHW = read_test(benchmark, "multi")
     classes_CD = inference.embed_classes(model, [c["name"] for c in CLASSES], TEMPLATES)
-    numbers |= {f"maskclip_{name}": value for name, value in segmented(_read_out(MaskCLIP(model), classes_CD), test)}
-    numbers |= {f"probe_{name}": value for name, value in segmented(_probe(model, image_size), test)}
-    return numbers | bird_numbers(model, classes_CD, benchmark), trivial
+    read_outs = {"maskclip": read_out(MaskCLIP(model), classes_CD), "probe": probe(model, size)}
+    for name, name_pixels in read_outs.items():
+        numbers |= {f"{name}_{number}": value for number, value in segmented(name_pixels, images, masks_BHW).items()}
+    return numbers, trivial
 
 
-def benchmark_numbers(checkpoint: Path, benchmark: Path) -> tuple[Numbers, dict[str, Numbers]]:
-    """What ``clippy evaluate`` measures, under the names used here; trivial answers by their own names."""
-    found = measure_here(locate(str(checkpoint)), EvalConfig(benchmark="shapes", url=str(benchmark)))
-    theirs = {
-        "segmentation": {"all": "miou", "things": "things", "stuff": "stuff"},
-        "grouping": {"plain": "jaccard", "camouflage": "jaccard_camouflage"},
-    }
-    rows: dict[str, Numbers] = {}
-    for name, value in found.items():
-        table, answer, *column = name.split("/")
-        if table == "accuracy":
-            rows.setdefault(answer, {})["accuracy"] = value
-        elif table in theirs:
-            rows.setdefault(answer, {})[theirs[table][column[0]]] = value
-    return rows.pop("model"), rows
+THEIRS = {
+    "classification": {"top-1": "accuracy"},
+    "segmentation": {"mIoU": "miou", "mIoU_things": "things", "mIoU_stuff": "stuff"},
+    "grouping": {"Jaccard": "jaccard"},
+    "grouping_in_camouflage": {"Jaccard": "jaccard_camouflage"},
+    "groups": {"own_background": "own", "other_background": "other", "worst": "worst"},
+}
+"""The benchmark's tables and numbers, and what they are called here."""
 
 
-def segmented(name_pixels: Callable[[Tensor], Tensor], test: dict[str, Any]) -> list[tuple[str, float]]:
+def benchmark_numbers(checkpoint: Path, benchmark: Path, size: int) -> tuple[Numbers, dict[str, Numbers]]:
+    """What ``clippy evaluate`` measures, pictures shown at ``size``; trivial answers by their own names."""
+    protocol = choose_protocol(None, "shapes", overrides=[f"size={size}"])
+    config = EvalConfig(benchmark="shapes", url=str(benchmark), protocol=protocol)
+    rows: dict[str, Numbers] = {"model": {}}
+    for name, value in measure_here(locate(str(checkpoint)), config).items():
+        table, answer, number = name.split("/")
+        if number not in THEIRS[table]:
+            continue
+        mine = THEIRS[table][number]
+        if table == "groups" and answer in ("pooled", "patches"):
+            rows["model"][f"{answer}_{mine}"] = value
+        elif table != "groups":
+            rows.setdefault(answer, {})[mine] = value
+    numbers = rows.pop("model")
+    gaps = {f"{way}_gap": numbers[f"{way}_own"] - numbers[f"{way}_other"] for way in ("pooled", "patches")}
+    return numbers | gaps, rows
+
+
+def segmented(name_pixels: Callable[[Tensor], Tensor], images: Tensor, masks_BHW: np.ndarray) -> Numbers:
     """Mean IoU over all classes, things and stuff of what says class ids (B, H, W) of pictures."""
     confusion = np.zeros((len(CLASSES), len(CLASSES)), np.int64)
-    for start in range(0, len(test["images"]), CHUNK):
+    for start in range(0, len(images), CHUNK):
         part = slice(start, start + CHUNK)
-        predicted = name_pixels(test["images"][part]).numpy()
-        confusion += metrics.confusion_matrix(predicted, test["masks"][part], len(CLASSES))
+        confusion += metrics.confusion_matrix(name_pixels(images[part]).numpy(), masks_BHW[part], len(CLASSES))
     things, stuff = (metrics.mean_iou(confusion, KINDS[kind]) for kind in ("thing", "stuff"))
-    return [("miou", metrics.mean_iou(confusion)), ("things", things), ("stuff", stuff)]
+    return {"miou": metrics.mean_iou(confusion), "things": things, "stuff": stuff}
 
 
-def _read_out(encoder: inference.Encoder, classes_CD: Tensor) -> Callable[[Tensor], Tensor]:
+def read_out(encoder: inference.Encoder, classes_CD: Tensor) -> Callable[[Tensor], Tensor]:
+    """Names pixels by words."""
     return lambda images: inference.segment(encoder, images, classes_CD, (images.shape[-2], images.shape[-1]))
 
 
-def _probe(model: CLIPpy, image_size: int) -> Callable[[Tensor], Tensor]:
+def probe(model: CLIPpy, size: int) -> Callable[[Tensor], Tensor]:
     """Names pixels by logistic regression on patch tokens of training scenes, up-sampled as words' scores are."""
-    patches = (image_size // model.patch_size) ** 2
-    images, labels_BN = patch_labels(max(1, PROBE_PATCHES // patches), image_size, model.patch_size)
+    patches = (size // model.patch_size) ** 2
+    images, labels_BN = patch_labels(max(1, PROBE_PATCHES // patches), size, model.patch_size)
     features = torch.cat([inference.embed_patches(model, part)[0] for part in images.split(CHUNK)])
     weights_CD, bias_C = fit_probe(features.flatten(0, 1), labels_BN.flatten(), len(CLASSES))
 
     def name_pixels(images: Tensor) -> Tensor:
         tokens_BND, grid = inference.embed_patches(model, images)
         scores_BChw = (tokens_BND @ weights_CD.T + bias_C).mT.unflatten(-1, grid)
-        size = (images.shape[-2], images.shape[-1])
-        return F.interpolate(scores_BChw, size=size, mode="bilinear", align_corners=False).argmax(dim=1)
+        height_width = (images.shape[-2], images.shape[-1])
+        return F.interpolate(scores_BChw, size=height_width, mode="bilinear", align_corners=False).argmax(dim=1)
 
     return name_pixels
 
@@ -120,49 +133,3 @@ def fit_probe(features: Tensor, labels: Tensor, classes: int, decay: float = 1e-
     solver.step(closure)
     scaled = (weights / std).detach()
     return scaled, (bias - scaled @ mean).detach()
-
-
-def bird_numbers(model: CLIPpy, classes_CD: Tensor, benchmark: Path) -> Numbers:
-    """Two birds told apart on their own and on the other ground, by the pooled embedding and by a vote of patches."""
-    test = read_test(benchmark, "spurious")
-    birds = np.array(BIRDS)
-    pooled, voted = [], []
-    for images in test["images"].split(CHUNK):
-        pooled.append(inference.classify(model, images, classes_CD[list(BIRDS)]).argmax(dim=1))
-        tokens_BND, _ = inference.embed_patches(model, images)
-        words_CD = classes_CD[[*BIRDS, *KINDS["stuff"]]]
-        voted.append(vote(tokens_BND @ words_CD.T))
-    answers = {"pooled": torch.cat(pooled), "patch": torch.cat(voted)}
-    return {
-        f"{read_out}_{name}": value
-        for read_out, chosen in answers.items()
-        for name, value in by_ground(birds[chosen.numpy()], test["label"], test["group"]).items()
-    }
-
-
-def vote(scores_BNC: Tensor) -> Tensor:
-    """0 or 1 (B): which of the first two words wins more patches, those won by other words left out.
-
-    Where both win equally many, such as none, the higher score of any patch decides.
-    """
-    winners_BN = scores_BNC.argmax(dim=-1)
-    votes_B2 = torch.stack([(winners_BN == word).sum(dim=1) for word in (0, 1)], dim=1)
-    peak_B2 = scores_BNC[..., :2].amax(dim=1)
-    tied_B = votes_B2[:, 0] == votes_B2[:, 1]
-    return torch.where(tied_B, peak_B2.argmax(dim=1), votes_B2.argmax(dim=1))
-
-
-def by_ground(predicted: np.ndarray, truth: np.ndarray, groups: np.ndarray) -> Numbers:
-    """Accuracy on the bird's ``own`` ground, on the ``other``, in the ``worst`` group, and the ``gap`` of a bird.
-
-    groups: 2 * bird + place, as the benchmark numbers them. The gap is the paper's, the drop within one kind of bird
-    when the ground is swapped, here the mean of both kinds.
-    """
-    correct, total = metrics.group_counts(predicted, truth, groups, 4)
-    first_at_home, first_away, second_away, second_at_home = (correct / total).tolist()
-    return {
-        "own": (first_at_home + second_at_home) / 2,
-        "other": (first_away + second_away) / 2,
-        "worst": min(first_at_home, first_away, second_away, second_at_home),
-        "gap": ((first_at_home - first_away) + (second_at_home - second_away)) / 2,
-    }

@@ -220,7 +220,14 @@ def test_a_run_from_its_start_to_its_numbers(
     assert "1 runs, 0 of them done" in capsys.readouterr().err
     found = study.results("max dino", range(2))[0]
     assert found["steps"] == 4
-    assert found["numbers"].keys() >= {"accuracy", "miou", "maskclip_things", "probe_stuff", "pooled_gap", "patch_own"}
+    assert found["numbers"].keys() >= {
+        "accuracy",
+        "miou",
+        "maskclip_things",
+        "probe_stuff",
+        "pooled_gap",
+        "patches_own",
+    }
     assert found["trivial"]["chance"]["accuracy"] == pytest.approx(1 / 12)
     assert study.make_start("dino", 0, Console())["steps"] == 2  # it lies there
     assert study.recipe("max dino", 0).model.image.pretrained == str(study.start_folder("dino", 0))

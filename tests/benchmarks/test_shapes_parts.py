@@ -27,7 +27,7 @@ from shapes_data import (
     shuffled,
     without_grounds,
 )
-from shapes_numbers import _read_out, benchmark_numbers, bird_numbers, by_ground, fit_probe, segmented, vote
+from shapes_numbers import benchmark_numbers, fit_probe, read_out, segmented
 from shapes_starts import Distillation, ProjectionHead, augment, distillation_loss, make_start, scramble
 
 from clippy import inference
@@ -173,28 +173,6 @@ def test_a_start_is_a_folder_of_weights_for_the_tower(name: str, tmp_path: Path)
     assert not torch.equal(random.trunk.blocks[0].attn.qkv.weight, started.trunk.blocks[0].attn.qkv.weight)
 
 
-def test_patches_vote_between_the_two_birds() -> None:
-    scores = torch.tensor(
-        [
-            [[0.9, 0.1, 0.0], [0.2, 0.3, 0.1], [0.2, 0.3, 0.1]],  # second wins two patches, whatever the first's score
-            [[0.4, 0.1, 0.9], [0.1, 0.3, 0.9], [0.1, 0.1, 0.9]],  # none won by a bird: the highest score is the first's
-            [[0.5, 0.1, 0.0], [0.1, 0.6, 0.0], [0.0, 0.0, 0.9]],  # one each: the second's is higher
-        ]
-    )
-    assert vote(scores).tolist() == [1, 0, 1]
-
-
-def test_the_gap_is_the_drop_within_a_kind_of_bird() -> None:
-    first, second = BIRDS
-    truth = np.array([first, first, second, second] * 2)
-    groups = np.array([0, 1, 2, 3] * 2)
-    by_ground_alone = np.array([first, second, first, second] * 2)
-    assert by_ground(by_ground_alone, truth, groups) == {"own": 1.0, "other": 0.0, "worst": 0.0, "gap": 1.0}
-    assert by_ground(truth, truth, groups) == {"own": 1.0, "other": 1.0, "worst": 1.0, "gap": 0.0}
-    one_slip = np.array([first, second, second, second, first, first, second, second])
-    assert by_ground(one_slip, truth, groups) == {"own": 1.0, "other": 0.75, "worst": 0.5, "gap": 0.25}
-
-
 def test_a_probe_finds_what_features_hold_whatever_their_scale() -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(3).repeat(40)
@@ -218,21 +196,21 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_our_read_out_is_the_benchmarks(data: DataFolder, checkpoint: Path) -> None:
-    """The read-outs that are compared with the model's own count pixels and birds as ``clippy evaluate`` does."""
+    """The read-outs that are compared with the model's own count pixels as ``clippy evaluate`` does."""
     benchmark = data.evaluation(64)
-    theirs, trivial = benchmark_numbers(checkpoint, benchmark)
-    assert theirs.keys() == {"accuracy", "miou", "things", "stuff", "jaccard", "jaccard_camouflage"}
+    theirs, trivial = benchmark_numbers(checkpoint, benchmark, 64)
+    birds = {f"{way}_{number}" for way in ("pooled", "patches") for number in ("own", "other", "worst", "gap")}
+    assert theirs.keys() == {"accuracy", "miou", "things", "stuff", "jaccard", "jaccard_camouflage", *birds}
+    assert theirs["pooled_gap"] == pytest.approx(theirs["pooled_own"] - theirs["pooled_other"])
     assert trivial["all_background"]["things"] == 0
+    assert trivial["chance"] == {"accuracy": pytest.approx(1 / 12)}
     model = CLIPpy.from_pretrained(checkpoint)
     classes = inference.embed_classes(model, [c["name"] for c in CLASSES], TEMPLATES)
-    test = read_test(benchmark, "multi")
-    ours = dict(segmented(_read_out(model, classes), test))
+    images, masks = read_test(benchmark, "multi")
+    ours = segmented(read_out(model, classes), images, masks)
     assert ours == pytest.approx({name: theirs[name] for name in ours})
-    truth = iter([torch.from_numpy(test["masks"])])
-    assert dict(segmented(lambda images: next(truth), test)) == {"miou": 1.0, "things": 1.0, "stuff": 1.0}
-    birds = bird_numbers(model, classes, benchmark)
-    assert 0 <= birds["pooled_worst"] <= birds["pooled_own"] <= 1
-    assert birds["patch_gap"] == pytest.approx(birds["patch_own"] - birds["patch_other"])
+    truth = iter([torch.from_numpy(masks)])
+    assert segmented(lambda shown: next(truth), images, masks) == {"miou": 1.0, "things": 1.0, "stuff": 1.0}
 
 
 def test_a_larger_picture_costs_more_and_dropped_patches_less(tmp_path: Path) -> None:
