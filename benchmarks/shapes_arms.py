@@ -20,7 +20,7 @@ import torch
 from shapes_cost import measure_steps
 from shapes_data import DataFolder, TrainingSet, contents, read_training_images
 from shapes_numbers import benchmark_numbers, measure
-from shapes_starts import STARTS, make_start
+from shapes_starts import FACTS_FILE, STARTS, make_start
 
 from clippy.architecture import ImagePooling
 from pipelines.checkpoints import checkpoint_name
@@ -171,32 +171,28 @@ class Study:
         if arm.start != "random" or arm.budget == "start":
             self.make_start(arm.start if arm.start != "random" else "dino", seed, console)
         recipe = self.recipe(name, seed)
-        started, processor = time.perf_counter(), time.process_time()
+        began_here, started = not Path(recipe.run_url).exists(), time.process_time()
         with _signals_kept():
             finished = run_direct(recipe, console)
         if not finished:
             raise Interrupted
-        facts = {
-            "arm": name,
-            "seed": seed,
-            "steps": recipe.train.steps,
-            "seconds": time.perf_counter() - started,
-            "processor_seconds": time.process_time() - processor,
-        }
+        facts = {"arm": name, "seed": seed, "steps": recipe.train.steps}
+        if began_here:  # of a run that was stopped and went on, nobody knows what it took in all
+            facts["processor_seconds"] = time.process_time() - started
         checkpoint = Path(recipe.run_url) / "checkpoints" / checkpoint_name(recipe.train.steps)
         size = arm.pairs.image_size
         numbers, trivial = measure(checkpoint, self.data.evaluation(size), size)
         if size != USUAL.image_size:  # shown as the others are, so that finer patches are no advantage
             theirs, _ = benchmark_numbers(checkpoint, self.data.evaluation(USUAL.image_size), USUAL.image_size)
-            numbers |= {f"{name}_at_{USUAL.image_size}": value for name, value in theirs.items()}
+            numbers |= {f"{number}_at_{USUAL.image_size}": value for number, value in theirs.items()}
         _write(self.numbers_file(name, seed), {**facts, "numbers": numbers, "trivial": trivial})
 
     def make_start(self, start: str, seed: int, console: Console) -> dict[str, Any]:
         """Facts about a starting point, which is trained now if it is not there."""
         folder = self.start_folder(start, seed)
         shards = self.data.training(USUAL)
-        if (folder / "start.json").exists():
-            return json.loads((folder / "start.json").read_text())
+        if (folder / FACTS_FILE).exists():
+            return json.loads((folder / FACTS_FILE).read_text())
 
         def report(step: int, steps: int, loss: float) -> None:
             if step % 20 == 0 or step == steps:
@@ -250,7 +246,7 @@ class Study:
             costs = self.step_seconds()
             return max(8, round(steps * costs["max"] / costs[name]))
         if budget == "start":
-            facts = json.loads((self.start_folder("dino", seed) / "start.json").read_text())
+            facts = json.loads((self.start_folder("dino", seed) / FACTS_FILE).read_text())
             return steps + round(facts["processor_seconds"] / self.step_seconds()["max"])
         return steps
 
@@ -266,11 +262,10 @@ class Study:
 
     def _calibrated(self, name: str) -> Recipe:
         """An arm's recipe but for its steps, which are to be found."""
-        image = self.recipe("max", 0).model.image.model_copy(
-            update={"image_size": ARMS[name].pairs.image_size, "patch_dropout": ARMS[name].patch_dropout}
-        )
-        recipe = self.recipe("max", 0)
-        return recipe.model_copy(update={"model": recipe.model.model_copy(update={"image": image})})
+        arm, recipe = ARMS[name], self.recipe("max", 0)
+        changes = {"image_size": arm.pairs.image_size, "patch_dropout": arm.patch_dropout}
+        model = recipe.model.model_copy(update={"image": recipe.model.image.model_copy(update=changes)})
+        return recipe.model_copy(update={"model": model})
 
     def work(self, name: str, seed: int) -> float:
         """About how much a run takes, starts that are missing included, in steps of the first arm."""
@@ -279,7 +274,7 @@ class Study:
             steps *= 2
         if arm.budget == "start":
             steps += DINO_STEP * self.settings.dino_steps
-        if arm.start != "random" and not (self.start_folder(arm.start, seed) / "start.json").exists():
+        if arm.start != "random" and not (self.start_folder(arm.start, seed) / FACTS_FILE).exists():
             steps += self.settings.start_steps(arm.start) * (1.0 if arm.start == "supervised" else DINO_STEP)
         return steps
 

@@ -226,7 +226,7 @@ def _of_seed(arms: dict[str, dict[int, Any]], seed: int) -> dict[str, dict[str, 
 
 
 def _row(runs: dict[int, Any]) -> dict[str, Spread]:
-    facts = {seed: {name: float(run[name]) for name in (*COST, "seconds")} for seed, run in runs.items()}
+    facts = {seed: {name: float(run[name]) for name in COST if name in run} for seed, run in runs.items()}
     return spreads({seed: facts[seed] | run["numbers"] for seed, run in runs.items()})
 
 

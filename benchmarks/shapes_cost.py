@@ -25,7 +25,7 @@ class _Batch(NamedTuple):
     valid: np.ndarray
 
 
-def measure_steps(recipes: dict[str, Recipe], rounds: int = 5) -> dict[str, float]:
+def measure_steps(recipes: dict[str, Recipe], rounds: int = 9) -> dict[str, float]:
     """Median processor seconds of a training step of each recipe, taken in turn, so many times after a first."""
     steppers = {name: _stepper(recipe) for name, recipe in recipes.items()}
     found: dict[str, list[float]] = {name: [] for name in recipes}
