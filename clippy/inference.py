@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clippy.metrics import IGNORED_ID
+from clippy.words import fill
 
 CAPTIONS_PER_CALL = 256
 MAX_SCORES = 2**25
@@ -56,16 +57,13 @@ def evaluation(model: Encoder) -> Iterator[None]:
 def embed_classes(model: Encoder, names: Sequence[str], templates: Sequence[str]) -> Tensor:
     """Embed each class name as the mean of its prompts: normalise each, average, normalise again.
 
-    templates: texts with "{}" where the name goes. Returns (C, D) float32 of unit length.
+    templates: texts for `clippy.words.fill`, with "{}" where the name goes. Returns (C, D) float32 of unit length.
     Raises ValueError for no names, no templates, or a template without "{}".
     Source: CLIP's prompt ensemble, as the CLIPpy paper uses it.
     """
     _require_sequence(names, "names")
     _require_sequence(templates, "templates")
-    for template in templates:
-        if "{}" not in template:
-            raise ValueError(f"template {template!r} has no '{{}}' for the class name")
-    captions = [template.replace("{}", name) for name in names for template in templates]
+    captions = [fill(template, name) for name in names for template in templates]
     with evaluation(model):
         parts = [
             _unit(model.encode_captions(captions[start : start + CAPTIONS_PER_CALL]))

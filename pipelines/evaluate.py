@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 
 from pipelines.columns import DataError
 from pipelines.console import Console
-from pipelines.evaluation.benchmarks import open_benchmark
+from pipelines.evaluation.benchmarks import open_parts
 from pipelines.evaluation.gallery import choose_pictures, draw_pictures
 from pipelines.evaluation.names import BENCHMARKS
 from pipelines.evaluation.protocol import Protocol, choose_protocol
 from pipelines.evaluation.question import Findings, Part
 from pipelines.evaluation.result import Result, flat
-from pipelines.evaluation.run import Progress, one_cause
+from pipelines.evaluation.run import Progress
 from pipelines.evaluation.subject import Subject, find_subject
 from pipelines.evaluation.tracking import track
 from pipelines.evaluation.units import Measurer, Task, units_of
@@ -58,7 +58,7 @@ def evaluate(request: Request, console: Console | None = None) -> Result:
     scaling = scaling.model_copy(update={"ray_address": request.ray_address or scaling.ray_address, "use_gpu": False})
     pictures = sum(len(part.dataset) for part in parts)
     console.line(f"evaluating {subject.model.name} on {benchmark}, {pictures:,} pictures")
-    with ray_session(scaling), one_cause():
+    with ray_session(scaling):
         gpus = _gpus_per_worker(request)
         task = Task(subject.model, protocol, parts, config.batch_size, "cuda" if gpus else "cpu")
         progress = Progress(task, subject.identity() | {"benchmark": benchmark, "data": url}, folder)
@@ -75,7 +75,7 @@ def evaluate(request: Request, console: Console | None = None) -> Result:
         data=url,
         protocol=_explain(protocol, parts),
         images={part.name: len(part.dataset) for part in parts},
-        tables={table: found.table for table, found in findings.items()},
+        tables={name: table for found in findings.values() for name, table in found.tables.items()},
         per_class=next((found.per_class for found in findings.values() if found.per_class), {}),
         confusion=next((found.confusion for found in findings.values() if found.confusion), []),
         pictures=drawn,
@@ -123,13 +123,13 @@ def measure_here(checkpoint: Location, config: EvalConfig) -> dict[str, float]:
     if config.url is None or config.benchmark is None:
         raise ValueError("eval.benchmark, eval.url: name the benchmark that checkpoints are validated on, and its data")
     protocol = choose_protocol(None, config.benchmark, config.protocol)
-    parts = open_benchmark(config.benchmark, locate(config.url, config.storage_options), protocol)
+    parts = open_parts(config.benchmark, locate(config.url, config.storage_options), protocol)
     measurer = Measurer(Task(FoundModel(checkpoint.url, None, checkpoint), protocol, parts, config.batch_size))
     numbers: dict[str, float] = {}
     for number, part in enumerate(parts):
         rows = [row for unit in units_of(parts) if unit.part == number for row in measurer.measure(unit)]
         for question in part.questions:
-            numbers |= flat({question.table: question.sum_up(row[question.table] for row in rows).table})
+            numbers |= flat(question.sum_up(row[question.table] for row in rows).tables)
     return numbers
 
 
@@ -147,7 +147,7 @@ def _open(request: Request, subject: Subject) -> tuple[EvalConfig, str, str, Pro
     config = subject.recipe.eval if subject.recipe else EvalConfig()
     benchmark, url = _benchmark_and_data(request, config)
     protocol = choose_protocol(request.protocol, benchmark, config.protocol, request.method, request.overrides)
-    parts = open_benchmark(benchmark, locate(url, config.storage_options), protocol, request.split)
+    parts = open_parts(benchmark, locate(url, config.storage_options), protocol, request.split)
     return config, benchmark, url, protocol, parts
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from clippy.vocabulary import class_list, prompt_templates
-from pipelines.evaluation.datasets.shapes import load_classes, open_shapes
+from clippy.vocabulary import prompt_templates
+from pipelines.columns import DataError
+from pipelines.evaluation.datasets.catalogue import open_benchmark, usual_split
+from pipelines.evaluation.datasets.files import read_json
 from pipelines.evaluation.names import BENCHMARKS
 from pipelines.evaluation.protocol import Protocol
-from pipelines.evaluation.question import Part
+from pipelines.evaluation.question import Part, Question
 from pipelines.evaluation.questions.classification import Classification
 from pipelines.evaluation.questions.grouping import Grouping
 from pipelines.evaluation.questions.groups import Groups
@@ -16,32 +18,46 @@ from pipelines.evaluation.questions.segmentation import Segmentation
 from pipelines.scenes import BIRDS
 from pipelines.storage import Location
 
+SHAPES_SPLITS = ("multi", "camouflage", "spurious")
 
-def open_benchmark(name: str, root: Location, protocol: Protocol, split: str | None = None) -> tuple[Part, ...]:
+
+def open_parts(name: str, root: Location, protocol: Protocol, split: str | None = None) -> tuple[Part, ...]:
     """The parts of a benchmark whose data lie in ``root``.
 
-    Raises DataError, with the layout that is expected, where something is missing, and ValueError for an unknown split.
+    Raises DataError, with the layout that is expected, where something is missing, and for a split that there is not.
     """
-    if name == "shapes":
+    asked = BENCHMARKS[name]
+    if asked.kind == "shapes":
         return _shapes(root, protocol)
-    from pipelines.evaluation.datasets.catalogue import open_dataset
-
-    dataset, split = open_dataset(name, root, split)
-    templates = prompt_templates(protocol.templates or BENCHMARKS[name].templates)
-    classes = class_list(BENCHMARKS[name].classes)
-    kind = BENCHMARKS[name].kind
-    if kind == "classification":
-        return (Part(split, dataset, (Classification(classes, templates),), cropped=True),)
-    if kind == "groups":
-        return (Part(split, dataset, (Groups(classes, templates),), cropped=True),)
-    questions = (Segmentation(classes, templates), Grouping(protocol, ground=classes.background))
-    return (Part(split, dataset, questions),)
+    dataset, classes = open_benchmark(name, root, split)
+    templates = prompt_templates(protocol.templates or asked.templates)
+    if not len(dataset):
+        raise DataError(f"{root.url}: {name} has no pictures here")
+    # What the first picture has, all have.
+    first = dataset.read(0) if asked.kind == "own" else None
+    questions: list[Question] = []
+    if asked.kind == "groups":
+        questions.append(Groups(classes, templates))
+    if asked.kind == "classification" or (first and first.label is not None):
+        questions.append(Classification(classes, templates))
+    if asked.kind == "segmentation" or (first and first.mask is not None):
+        questions.append(Segmentation(classes, templates))
+    if asked.kind == "segmentation" or (first and (first.mask is not None or first.segments is not None)):
+        questions.append(Grouping(protocol, ground=classes.background))
+    cropped = asked.kind in ("classification", "groups") or [question.table for question in questions] == [
+        "classification"
+    ]
+    return (Part(split or usual_split(name), dataset, tuple(questions), cropped),)
 
 
 def _shapes(root: Location, protocol: Protocol) -> tuple[Part, ...]:
     """Four splits: one object, several, several in camouflage, and two birds on either background."""
-    classes, own_templates = load_classes(root)
-    templates = prompt_templates(protocol.templates) if protocol.templates else own_templates
+    single, classes = open_benchmark("shapes", root, "single")
+    multi, camouflage, spurious = (open_benchmark("shapes", root, split)[0] for split in SHAPES_SPLITS)
+    if protocol.templates:
+        templates = prompt_templates(protocol.templates)
+    else:
+        templates = tuple(read_json(root / "evaluation" / "classes.json")["templates"])
     things = tuple(i for i, kind in enumerate(classes.kinds) if kind == "thing")
     stuff = tuple(name for name, kind in zip(classes.names, classes.kinds, strict=True) if kind == "stuff")
     birds = replace(
@@ -50,14 +66,10 @@ def _shapes(root: Location, protocol: Protocol) -> tuple[Part, ...]:
         kinds=tuple(classes.kinds[i] for i in BIRDS),
         extra_words=stuff,
     )
-    trivial = {"all background": "background", "one object": "object"}
+    segmentation = Segmentation(classes, templates, constants=("all background", "one object"))
     return (
-        Part("single", open_shapes(root, "single"), (Classification(classes, templates, among=things),)),
-        Part(
-            "multi",
-            open_shapes(root, "multi"),
-            (Segmentation(classes, templates, constants=trivial), Grouping(protocol)),
-        ),
-        Part("camouflage", open_shapes(root, "camouflage"), (Grouping(protocol, table="grouping in camouflage"),)),
-        Part("spurious", open_shapes(root, "spurious"), (Groups(birds, templates, first_label=BIRDS[0]),)),
+        Part("single", single, (Classification(classes, templates, among=things),)),
+        Part("multi", multi, (segmentation, Grouping(protocol))),
+        Part("camouflage", camouflage, (Grouping(protocol, table="grouping in camouflage"),)),
+        Part("spurious", spurious, (Groups(birds, templates, first_label=BIRDS[0]),)),
     )

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import base64
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
-
-import pyarrow as pa
+from typing import Any, Literal
 
 from pipelines.evaluation.question import Part
-from pipelines.evaluation.result import Picture
-from pipelines.evaluation.run import Progress, map_on_actors
+from pipelines.evaluation.result import PICTURES, Picture
+from pipelines.evaluation.run import Actor, Progress, map_on_actors
 from pipelines.evaluation.units import Measurer, Task
 from pipelines.storage import Location
 
-PICTURES = "pictures"
 _AT_ONCE = 16
 """Pictures that an actor draws in one go."""
 
@@ -72,7 +69,7 @@ def draw_pictures(task: Task, choices: list[Choice], folder: Location, num_gpus:
     ]
     drawn = {
         (row["part"], row["table"], row["position"]): (row["png"], row["caption"])
-        for row in map_on_actors(rows, _Drawer, (task,), workers=1, num_gpus=num_gpus)
+        for row in map_on_actors(rows, _Drawing, (task,), workers=1, num_gpus=num_gpus)
     }
     pictures = []
     for choice in choices:
@@ -84,16 +81,10 @@ def draw_pictures(task: Task, choices: list[Choice], folder: Location, num_gpus:
     return pictures
 
 
-class _Drawer:
-    """Draws with one copy of the model; an actor of Ray Data."""
+class _Drawing(Actor):
+    """Draws pictures of one question."""
 
-    def __init__(self, task: Task) -> None:
-        self._measurer = Measurer(task)
-
-    def __call__(self, block: pa.Table) -> pa.Table:
-        rows = []
-        for row in block.to_pylist():
-            for position, (png, caption) in self._measurer.draw(row["part"], row["table"], row["positions"]).items():
-                key = {"part": row["part"], "table": row["table"], "position": position}
-                rows.append(key | {"png": base64.b64encode(png).decode(), "caption": caption})
-        return pa.Table.from_pylist(rows)
+    def work(self, measurer: Measurer, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        for position, (png, caption) in measurer.draw(row["part"], row["table"], row["positions"]).items():
+            key = {"part": row["part"], "table": row["table"], "position": position}
+            yield key | {"png": base64.b64encode(png).decode(), "caption": caption}

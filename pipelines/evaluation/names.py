@@ -5,34 +5,36 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+Kind = Literal["classification", "groups", "segmentation", "regions", "shapes", "own"]
+
 
 @dataclass(frozen=True)
-class Benchmark:
-    """What is asked about a benchmark's pictures, in which words."""
+class Asked:
+    """What is asked about a benchmark's pictures, and with which prompts unless the protocol names others."""
 
     title: str
-    kind: Literal["classification", "groups", "segmentation", "shapes"]
-    classes: str = ""
-    """Its class list in `clippy.vocabulary`."""
+    kind: Kind
+    """``own`` asks what the pictures' labels and masks allow."""
     templates: str = "simple"
-    """Its prompts, unless the protocol names others."""
 
 
 BENCHMARKS = {
-    "imagenet": Benchmark("ImageNet", "classification", "imagenet", "openai"),
-    "imagenet-v2": Benchmark("ImageNet-v2, matched frequency", "classification", "imagenet", "openai"),
-    "waterbirds": Benchmark("Waterbirds", "groups", "waterbirds"),
-    "voc": Benchmark("PASCAL VOC 2012", "segmentation", "voc"),
-    "voc20": Benchmark("PASCAL VOC 2012 without background", "segmentation", "voc20"),
-    "context59": Benchmark("PASCAL Context without background", "segmentation", "context59"),
-    "context60": Benchmark("PASCAL Context", "segmentation", "context60"),
-    "ade20k": Benchmark("ADE20K", "segmentation", "ade20k"),
-    "coco-panoptic": Benchmark("COCO panoptic", "segmentation", "coco-panoptic"),
-    "coco-stuff": Benchmark("COCO-Stuff 164k", "segmentation", "coco-stuff"),
-    "coco-object": Benchmark("COCO-Object", "segmentation", "coco-object"),
-    "cityscapes19": Benchmark("Cityscapes, 19 classes", "segmentation", "cityscapes19"),
-    "cityscapes27": Benchmark("Cityscapes, 27 classes", "segmentation", "cityscapes27"),
-    "shapes": Benchmark("generated scenes", "shapes"),
+    "imagenet": Asked("ImageNet", "classification", "openai"),
+    "imagenet-v2": Asked("ImageNet-v2, matched frequency", "classification", "openai"),
+    "waterbirds": Asked("Waterbirds", "groups"),
+    "voc": Asked("PASCAL VOC 2012", "segmentation", "released"),
+    "voc20": Asked("PASCAL VOC 2012 without background", "segmentation", "released"),
+    "context59": Asked("PASCAL Context without background", "segmentation"),
+    "context60": Asked("PASCAL Context", "segmentation"),
+    "ade20k": Asked("ADE20K", "segmentation"),
+    "coco-panoptic": Asked("COCO panoptic", "segmentation"),
+    "coco-stuff": Asked("COCO-Stuff 164k", "segmentation"),
+    "coco-object": Asked("COCO-Object", "segmentation"),
+    "cityscapes19": Asked("Cityscapes, 19 classes", "segmentation"),
+    "cityscapes27": Asked("Cityscapes, 27 classes", "segmentation"),
+    "shapes": Asked("generated scenes", "shapes"),
+    "folder": Asked("own pictures in a folder", "own"),
+    "parquet": Asked("own pictures in Parquet", "own"),
 }
 PAPER_SUITE = (
     *("imagenet", "imagenet-v2", "waterbirds", "voc", "ade20k", "coco-panoptic", "coco-object"),

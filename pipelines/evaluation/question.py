@@ -20,9 +20,15 @@ Row = dict[str, Any]
 class Findings:
     """Numbers of all pictures."""
 
-    table: Table
+    tables: dict[str, Table]
+    """By what was asked; the question's own comes first."""
     per_class: dict[str, dict[str, float]] = field(default_factory=dict)
     confusion: list[list[int]] = field(default_factory=list)
+
+    @property
+    def first(self) -> Table:
+        """The question's own table."""
+        return next(iter(self.tables.values()))
 
 
 class Answerer(Protocol):

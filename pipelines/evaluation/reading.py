@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clippy import images, inference
+from clippy.last_attention import attention_masks, class_attention, require_class_attention
 from clippy.load import AnyModel
 from clippy.maskclip import MaskCLIP, read_keys
+from clippy.model import CLIPpy
 from clippy.pictures import check_options, input_size
 from clippy.windows import windowed_patches
 from pipelines.evaluation.protocol import Protocol
@@ -30,6 +32,8 @@ class Reader:
         options = protocol.segment_options()
         options.check("protocol.")
         check_options(model, options, "protocol.")
+        if protocol.grouping == "attention":
+            require_class_attention(model)
         self.model, self.protocol, self.name = model, protocol, name
         self.patch_size = model.patch_size
         self._encoder: inference.Encoder = MaskCLIP(model) if protocol.readout == "maskclip" else model
@@ -74,6 +78,12 @@ class Reader:
         with inference.evaluation(self.model):
             return F.normalize(self.model.encode_image(images_B3HW).float(), dim=-1)
 
+    def read_head_masks(self, images_B3HW: Tensor) -> Tensor:
+        """(B, A, h, w) bool: the patches that hold most of each head's attention."""
+        assert isinstance(self.model, CLIPpy)  # as was made sure at the start
+        with inference.evaluation(self.model):
+            return attention_masks(class_attention(self.model, images_B3HW))
+
     def read_keys(self, images_B3HW: Tensor) -> Tensor:
         """(B, N, D'): keys of the last attention layer."""
         with inference.evaluation(self.model):
@@ -100,3 +110,8 @@ class Features:
     def keys_BND(self) -> Tensor:
         """Keys of the last attention layer."""
         return self._reader.read_keys(self.images_B3HW)
+
+    @cached_property
+    def head_masks_BAhw(self) -> Tensor:
+        """Attention masks of the last layer's heads."""
+        return self._reader.read_head_masks(self.images_B3HW)

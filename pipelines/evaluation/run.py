@@ -7,13 +7,10 @@ import json
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
-import ray
 import ray.data
-import ray.exceptions
 
 from pipelines.console import Console
 from pipelines.evaluation.question import Row
@@ -71,7 +68,7 @@ class Progress:
         if done:
             console.line(f"{done:,} of {total:,} pictures were measured before")
         measured = map_on_actors(
-            [unit.__dict__ for unit in missing], _Worker, (self._task, self), workers=workers, num_gpus=num_gpus
+            [unit.__dict__ for unit in missing], _Measuring, (self._task, self), workers=workers, num_gpus=num_gpus
         )
         for row in measured:
             done += row["pictures"]
@@ -80,9 +77,12 @@ class Progress:
 
 
 def map_on_actors(
-    rows: list[dict[str, Any]], actor: type, arguments: tuple[Any, ...], workers: int, num_gpus: float
+    rows: list[dict[str, Any]], actor: type[Actor], arguments: tuple[Any, ...], workers: int, num_gpus: float
 ) -> Iterator[dict[str, Any]]:
-    """Map rows one by one with so many copies of an actor; results come in the order of rows."""
+    """Map rows one by one with so many copies of an actor; results come in the order of rows.
+
+    Raises ValueError with the sentence of an actor that found a mistake.
+    """
     ray.data.DataContext.get_current().enable_progress_bars = False
     with warnings.catch_warnings():
         # Without max_restarts=0 Ray prints an error about arguments that a restarted actor could miss; given, it warns
@@ -99,31 +99,45 @@ def map_on_actors(
             num_gpus=num_gpus,
             max_restarts=0,
         )
-    yield from mapped.iter_rows()
+    for row in mapped.iter_rows():
+        if _MISTAKE in row:
+            raise ValueError(row[_MISTAKE])
+        yield row
 
 
-@contextmanager
-def one_cause() -> Iterator[None]:
-    """A mistake in the data or the protocol that a worker found is raised as it was there, not as Ray wraps it."""
-    try:
-        yield
-    except ray.exceptions.RayError as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, ValueError | OSError) and not isinstance(cause, ray.exceptions.RayError):
-                raise type(cause)(str(cause)) from None
-            cause = getattr(cause, "cause", None) or cause.__cause__
-        raise
+class Actor:
+    """Maps a row to rows with one copy of a task's model; a mistake that it finds is a row too, and no error of Ray."""
 
-
-class _Worker:
-    """Measures units with one copy of the model; an actor of Ray Data."""
-
-    def __init__(self, task: Task, progress: Progress) -> None:
-        self._measurer, self._progress = Measurer(task), progress
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._measurer: Measurer | None = None
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        units = [Unit(**row) for row in block.to_pylist()]
-        for unit in units:
-            self._progress.write(unit, self._measurer.measure(unit))
-        return pa.table({"pictures": [unit.stop - unit.start for unit in units]})
+        """One row to the rows that ``work`` makes of it."""
+        try:
+            # Here rather than at the start: what does not fit the model is a user's mistake as well.
+            self._measurer = self._measurer or Measurer(self._task)
+            rows = [row for given in block.to_pylist() for row in self.work(self._measurer, given)]
+        except (ValueError, OSError) as error:
+            rows = [{_MISTAKE: str(error)}]
+        return pa.Table.from_pylist(rows)
+
+    def work(self, measurer: Measurer, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """What is done."""
+        raise NotImplementedError
+
+
+_MISTAKE = "mistake"
+
+
+class _Measuring(Actor):
+    """Measures units and writes them down."""
+
+    def __init__(self, task: Task, progress: Progress) -> None:
+        super().__init__(task)
+        self._progress = progress
+
+    def work(self, measurer: Measurer, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        unit = Unit(**row)
+        self._progress.write(unit, measurer.measure(unit))
+        yield {"pictures": unit.stop - unit.start}

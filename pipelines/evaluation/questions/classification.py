@@ -65,8 +65,9 @@ class Classification:
         chance = {"top-1": 1 / len(self.candidates)}
         if len(self.candidates) > NEAREST:
             ours["top-5"], chance["top-5"] = within / count, NEAREST / len(self.candidates)
+        commonest = {"top-1": max(pictures.values()) / count}
         return Findings(
-            table={"model": ours, "chance": chance, "commonest class": {"top-1": max(pictures.values()) / count}},
+            tables={self.table: {"model": ours, "chance": chance, "commonest class": commonest}},
             per_class={
                 name: {"accuracy": pairs[i, i] / pictures[i] if pictures[i] else float("nan"), "count": pictures[i]}
                 for i, name in enumerate(self.classes.names)

@@ -5,7 +5,6 @@ Shapes in names: D embedding width, K groups, H W pixels, h w patch grid.
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -58,22 +57,13 @@ class Grouping:
 
     def sum_up(self, rows: Iterable[Row]) -> Findings:
         """The mean over segments or pictures, of the model and of each floor."""
-        by_picture = self.protocol.average == "pictures"
-        sums: dict[str, list[float]] = {}
-        counts: dict[str, int] = {}
+        pairs: dict[str, list[tuple[float, int]]] = {}
         for row in rows:
             for answer, (total, segments) in row["jaccard"].items():
-                if segments:
-                    sums.setdefault(answer, []).append(total / segments if by_picture else total)
-                    counts[answer] = counts.get(answer, 0) + (1 if by_picture else segments)
-                else:
-                    sums.setdefault(answer, [])
-        # fsum rounds once, so the order of pictures does not matter.
-        table = {
-            name: {"Jaccard": math.fsum(values) / counts[name] if name in counts else float("nan")}
-            for name, values in sums.items()
-        }
-        return Findings(table)
+                pairs.setdefault(answer, []).append((total, segments))
+        by_picture = self.protocol.average == "pictures"
+        means = {name: {"Jaccard": metrics.average_jaccard(values, by_picture)} for name, values in pairs.items()}
+        return Findings({self.table: means})
 
 
 class GroupingAnswerer:
@@ -89,14 +79,14 @@ class GroupingAnswerer:
         image_13HW = features.images_B3HW[index : index + 1]
         colours_1ND = inference.patch_colours(image_13HW, self._reader.patch_size)
         answers = {
-            "model": self._groups(features, index, example),
             "random partition": inference.random_partition(grid, protocol.groups, seed),
             "position grid": _position_grid(grid, protocol.groups),
             "whole image": torch.zeros(grid, dtype=torch.int64),
             "raw-colour components": self._components(colours_1ND, grid),
         }
         segments = self._segments(example)
-        jaccard = {name: self._jaccard(groups, segments) for name, groups in answers.items()}
+        jaccard = {"model": self._jaccard_of_model(features, index, example, segments)}
+        jaccard |= {name: self._jaccard(groups, segments) for name, groups in answers.items()}
         total, count = jaccard["model"]
         return {"jaccard": jaccard, "score": total / count if count else None}
 
@@ -104,16 +94,25 @@ class GroupingAnswerer:
         """Picture, groups and segments side by side."""
         segments = self._segments(example)
         groups = inference.enlarge(self._groups(features, index, example).cpu(), segments.shape).numpy()
-        total, count = self._jaccard(self._groups(features, index, example), segments)
+        total, count = self._jaccard_of_model(features, index, example, segments)
         names = [f"group {i + 1}" for i in range(max(int(groups.max()), int(segments.max())) + 1)]
         caption = f"{example.key}: Jaccard {total / count:.2f}" if count else example.key
         return draw_ids(example.pixels, groups.astype(np.int32), segments, names), caption
+
+    def _jaccard_of_model(self, features: Features, index: int, example: Example, segments: Ids) -> tuple[float, int]:
+        if self._question.protocol.grouping != "attention":
+            return self._jaccard(self._groups(features, index, example), segments)
+        masks = [inference.enlarge(mask, segments.shape).numpy() for mask in features.head_masks_BAhw[index].cpu()]
+        ground = self._question.protocol.count_ground
+        return metrics.best_jaccard_of_masks(segments, np.stack(masks), ignore=VOID, include_ground=ground)
 
     def _groups(self, features: Features, index: int, example: Example) -> Tensor:
         """(h, w) group of each patch."""
         patches_hwD = features.patches_BhwD[index]
         grid, protocol = patches_hwD.shape[:2], self._question.protocol
         patches_1ND = patches_hwD.flatten(0, 1)[None]
+        if protocol.grouping == "attention":  # heads' masks overlap: drawn is the first head that has a patch
+            return features.head_masks_BAhw[index].int().argmax(dim=0)
         if protocol.grouping == "k-means":
             seed = zlib.crc32(example.key.encode())
             return k_means(patches_1ND[0], protocol.groups, seed).view(grid)

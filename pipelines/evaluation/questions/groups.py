@@ -22,7 +22,7 @@ from pipelines.evaluation.reading import Features, Reader
 
 @dataclass(frozen=True)
 class Groups:
-    """Accuracy of each class on each background; ``Example.label`` says which class, ``place`` which background."""
+    """Accuracy of each class on each background; the attribute ``group`` is twice the class plus the background."""
 
     classes: ClassList
     """The two classes; its extra words are what patches may be beside them."""
@@ -61,7 +61,8 @@ class Groups:
             for answer, correct in right.items():
                 correct[group] += row[answer] == row["truth"]
         table = {answer: self._numbers(correct, counts) for answer, correct in right.items()}
-        return Findings(table | {"chance": {name: 0.5 for name in table["pooled"] if not name.startswith("gap")}})
+        table["chance"] = {name: 0.5 for name in table["pooled"] if not name.startswith("gap")}
+        return Findings({self.table: table})
 
     def _numbers(self, right: Counter[tuple[int, int]], counts: Counter[tuple[int, int]]) -> dict[str, float]:
         first, second = self.classes.names
@@ -104,7 +105,7 @@ class GroupsAnswerer:
         patches = nearest if votes[0] == votes[1] else int(votes[1] > votes[0])
         return {
             "truth": truth,
-            "place": example.attributes["place"],
+            "place": example.attributes["group"] % 2,
             "pooled": pooled,
             "patches": patches,
             "score": ((pooled == truth) + (patches == truth)) / 2,

@@ -6,8 +6,9 @@ Shapes in names: D embedding width, C classes, K words, H W pixels, h w patch gr
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -36,9 +37,8 @@ class Segmentation:
 
     classes: ClassList
     templates: tuple[str, ...]
-    constants: Mapping[str, str] = field(default_factory=dict)
-    """Trivial answers beside the model's: what they are called, and the attribute of a picture that holds the class
-    that all its pixels are given."""
+    constants: tuple[Literal["all background", "one object"], ...] = ()
+    """Trivial answers beside the model's: all pixels are the picture's attribute ``background``, or its label."""
     table: str = "segmentation"
 
     def ask(self, reader: Reader) -> SegmentationAnswerer:
@@ -64,8 +64,9 @@ class Segmentation:
                     total[truth, predicted] += count
         confusions = {answer: self._matrix(total) for answer, total in totals.items()}
         ours = confusions["model"]
+        numbers = {answer: self._numbers(matrix) for answer, matrix in confusions.items()}
         return Findings(
-            table={answer: self._numbers(matrix) for answer, matrix in confusions.items()} | self._trivial(ours),
+            tables={self.table: numbers | self._trivial(ours)},
             per_class=self._per_class(ours),
             confusion=[[int(t), int(p), int(ours[t, p])] for t, p in zip(*np.nonzero(ours), strict=True)],
         )
@@ -133,10 +134,10 @@ class SegmentationAnswerer:
             "model": self.name_pixels(features, index, example),
             "patch-majority oracle": inference.enlarge(majority_hw, truth.shape).numpy(),
         }
-        answers |= {
-            name: np.full_like(truth, example.attributes[attribute])
-            for name, attribute in self._question.constants.items()
-        }
+        for name in self._question.constants:
+            constant = example.label if name == "one object" else example.attributes["background"]
+            assert constant is not None
+            answers[name] = np.full_like(truth, constant)
         pairs = {name: self._pairs(answer, truth) for name, answer in answers.items()}
         return {"pairs": pairs, "score": _mean_iou(pairs["model"])}
 
