@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from clippy import inference, metrics
+from clippy import metrics
 from clippy.maskclip import key_smoothing, prompt_denoising
 from clippy.refine import label_refined
 from clippy.upsampling import best_probability, label_pixels
@@ -128,17 +128,13 @@ class SegmentationAnswerer:
     def measure(self, features: Features, index: int, example: Example) -> Row:
         """Pairs of true and named class, of the model, the trivial answers and the best that its patches allow."""
         truth = _mask_of(example)
-        h, w = features.patches_BhwD.shape[1:3]
-        majority_hw = inference.patch_majority(torch.from_numpy(truth), h, w, ignore=VOID)
-        answers = {
-            "model": self.name_pixels(features, index, example),
-            "patch-majority oracle": inference.enlarge(majority_hw, truth.shape).numpy(),
-        }
+        answers = {"model": self.name_pixels(features, index, example)}
         for name in self._question.constants:
             constant = example.label if name == "one object" else example.attributes["background"]
             assert constant is not None
             answers[name] = np.full_like(truth, constant)
         pairs = {name: self._pairs(answer, truth) for name, answer in answers.items()}
+        pairs["patch-majority oracle"] = _best_of_patches(truth, *features.patches_BhwD.shape[1:3])
         return {"pairs": pairs, "score": _mean_iou(pairs["model"])}
 
     def draw(self, features: Features, index: int, example: Example) -> tuple[Image.Image, str]:
@@ -197,6 +193,16 @@ class SegmentationAnswerer:
         counted, num_classes = truth != VOID, len(self._question.classes)
         counts = np.bincount(truth[counted].astype(np.int64) * num_classes + predicted[counted])
         return [[int(i) // num_classes, int(i) % num_classes, int(counts[i])] for i in np.flatnonzero(counts)]
+
+
+def _best_of_patches(truth: Ids, h: int, w: int) -> list[list[int]]:
+    """Pairs of the best that one class a patch can do: its most frequent, the lowest of equals."""
+    ids, counts = metrics.count_in_patches(truth, h, w, ignore=VOID)
+    if not len(ids):
+        return []
+    joint = np.zeros((len(ids), len(ids)), dtype=np.int64)
+    np.add.at(joint, counts.argmax(axis=1), counts)
+    return [[int(ids[t]), int(ids[p]), int(joint[p, t])] for p, t in zip(*np.nonzero(joint), strict=True)]
 
 
 def _mask_of(example: Example) -> Ids:
