@@ -44,7 +44,11 @@ def committed_steps(checkpoints: Location) -> list[int]:
 
 def last_good_step(checkpoints: Location) -> int:
     """The newest checkpoint that was not saved amid steps that were skipped; 0 without one."""
-    for step in reversed(committed_steps(checkpoints)):
+    return _last_good(checkpoints, committed_steps(checkpoints))
+
+
+def _last_good(checkpoints: Location, steps: list[int]) -> int:
+    for step in reversed(steps):
         if json.loads((checkpoints / checkpoint_name(step) / STATE_FILE).read_text()).get("healthy", True):
             return step
     return 0
@@ -91,9 +95,12 @@ def upload(folder: Path, destination: Location) -> None:
 
 
 def prune(checkpoints: Location, config: CheckpointConfig, keep: Collection[int] = ()) -> list[int]:
-    """Remove the checkpoints that the policy does not keep, nor ``keep``; returns their steps."""
+    """Remove the checkpoints that the policy does not keep, nor ``keep``; returns their steps.
+
+    The one that a run would go back to stays, whatever the policy.
+    """
     steps = committed_steps(checkpoints)
-    kept = {*steps[-config.keep_last :], *keep}
+    kept = {*steps[-config.keep_last :], _last_good(checkpoints, steps), *keep}
     if config.keep_every:
         kept |= {step for step in steps if step % config.keep_every == 0}
     removed = [step for step in steps if step not in kept]
