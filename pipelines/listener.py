@@ -52,6 +52,8 @@ class Listener:
                     console.line(f"started again on {workers} worker{'s' * (workers > 1)} at step {step}")
             case {"checkpoint_failed": step, "reason": reason}:
                 console.line(f"the checkpoint of step {step} could not be written: {reason}; training goes on")
+            case {"unpruned": reason}:
+                console.line(f"older checkpoints could not be removed and take up room: {reason}; training goes on")
             case {"checkpoint_skipped": step}:
                 console.line(f"no checkpoint of step {step}: two before it are still being written")
             case {"went_back": back, "at": step}:

@@ -42,8 +42,8 @@ class Reporter(Protocol):
     def log(self, records: list[dict[str, Any]]) -> None:
         """One record a step since the last call, the last with speed and time left."""
 
-    def save(self, state: TrainState, *, wait: bool) -> None:
-        """Have a checkpoint written; ``wait`` until it is."""
+    def save(self, state: TrainState, *, wait: bool, last: bool) -> None:
+        """Have a checkpoint written; ``wait`` until it is, or could not be. The ``last`` one has to be."""
 
     def go_back(self, state: TrainState) -> int:
         """Give the state weights and optimizer of the last good checkpoint, or the start; returns its step."""
@@ -101,7 +101,7 @@ def train_loop(
             reporter.log(window.records(state, patches.take()))
         if save:
             with timer("checkpoint"):
-                reporter.save(state, wait=done or preempted)
+                reporter.save(state, wait=done or preempted, last=done)
         if agreed.stop:
             break
     return state.step == recipe.train.steps

@@ -76,6 +76,7 @@ class RunReporter:
             before_commit=self._flush,
             on_saved=lambda url: self._tell({"saved": url}),
             on_failed=lambda step, reason: self._tell({"checkpoint_failed": step, "reason": reason}),
+            on_unpruned=lambda reason: self._tell({"unpruned": reason}),
             keep=lambda: steps_to_keep(job.folder, job.recipe.eval.every),
         )
 
@@ -92,8 +93,11 @@ class RunReporter:
             self._metrics.append(records)
             self._tell({"records": records})
 
-    def save(self, state: TrainState, *, wait: bool) -> None:
-        """Have a checkpoint written beside the next steps, or wait for it; skipped while others are still written."""
+    def save(self, state: TrainState, *, wait: bool, last: bool) -> None:
+        """Have a checkpoint written beside the next steps, or wait for it; skipped while others are still written.
+
+        Raises CheckpointError when the ``last`` one, or too many in a row before, could not be.
+        """
         if self._profiler and wait and (trace := self._profiler.end()):
             self._tell({"profile": trace})
         if sum_over_workers(torch.tensor(int(self._writer.is_full()))) and not wait:
@@ -102,7 +106,7 @@ class RunReporter:
         if self._first or self._share.parts:
             self._writer.submit(self._snapshot(state))
         if wait:
-            self._writer.wait()
+            self._writer.wait(must_be_written=last)
             sum_over_workers(torch.tensor(0))  # nobody goes on before the others' parts are written
 
     def _snapshot(self, state: TrainState) -> Snapshot:

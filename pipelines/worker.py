@@ -130,10 +130,10 @@ class RayReporter(RunReporter):
         super().log(records)
         self._last = records[-1]
 
-    def save(self, state: TrainState, *, wait: bool) -> None:
+    def save(self, state: TrainState, *, wait: bool, last: bool) -> None:
         """Ray Train is told of the step, not of the checkpoint: its own list of checkpoints must agree with the folder
         to the file when a run is started again, and a kill between the two would end that. Ours needs no list."""
-        super().save(state, wait=wait)
+        super().save(state, wait=wait, last=last)
         if self._first:
             ray.get(self._events.ping.remote())  # so that nothing said before can be lost
         ray.train.report({"step": state.step, "loss": self._last.get("loss")})

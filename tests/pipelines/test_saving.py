@@ -107,6 +107,59 @@ def test_storage_that_keeps_failing_stops_the_run(job: Job, trained: TrainState,
         writer.wait()
 
 
+@pytest.mark.usefixtures("hasty")
+def test_a_checkpoint_counts_though_older_ones_cannot_be_removed(job: Job, trained: TrainState, tmp_path: Path) -> None:
+    def keep() -> set[int]:
+        raise PermissionError("no right to list or to delete")
+
+    folder, saved, complaints = locate(str(tmp_path / "grows")), list[str](), list[str]()
+    writer = CheckpointWriter(
+        folder, CheckpointConfig(max_failures=0), Share(), on_saved=saved.append, on_unpruned=complaints.append, keep=keep
+    )
+    for step in (5, 6, 7):
+        put(writer, trained, job, step)
+        writer.wait()
+    assert committed_steps(folder) == [5, 6, 7]
+    assert [url.rpartition("-")[2] for url in saved] == ["00000005", "00000006", "00000007"]
+    assert complaints == ["PermissionError: no right to list or to delete"] * 3
+
+
+class Noticed(Recorder):
+    """Hears after a step that its machine will be taken, while storage is away; it is back two steps later."""
+
+    def __init__(self, job: Job, step: int) -> None:
+        super().__init__(job)
+        self.told: list[dict[str, object]] = []
+        self._tell = self.told.append  # type: ignore[assignment]
+        self._now, self._notice = 0, step
+
+    def took(self, step: int, keys: list[str]) -> None:
+        super().took(step, keys)
+        self._now = step
+        place = Path(self._job.folder.checkpoints.path)
+        if step == self._notice:
+            place.rmdir()
+            place.write_text("a file where the folder should be")
+        if step == self._notice + 2:
+            place.unlink()
+            place.mkdir()
+
+    def notice_is_due(self) -> bool:
+        return True
+
+    def preemption_noticed(self) -> bool:
+        return self._now == self._notice
+
+
+@pytest.mark.usefixtures("hasty")
+def test_one_checkpoint_that_fails_on_notice_of_preemption_does_not_end_the_run(job: Job) -> None:
+    Path(job.folder.checkpoints.path).mkdir()
+    recorder = Noticed(job, 3)
+    assert train(job, new_state(job), recorder)
+    assert [event["checkpoint_failed"] for event in recorder.told if "checkpoint_failed" in event] == [3]
+    assert committed_steps(job.folder.checkpoints) == [10, 12]
+
+
 def shard_writers(folder: Location, workers: int, start: str = "1") -> list[CheckpointWriter]:
     config = CheckpointConfig(sharded=True)
     return [CheckpointWriter(folder, config, Share(rank, workers, start, parts=True)) for rank in range(workers)]
