@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ class CheckpointWriter:
     def _write(self, snapshot: Snapshot) -> None:
         name = checkpoint_name(snapshot.step)
         destination = self._folder / name
-        with checkpoints.staging(self._folder, f"{name}-{self._share.start}") as folder:
+        with checkpoints.staging(self._folder, f"{name}-{self._share.start}", self._share.rank) as folder:
             files = {path.name: checksum(path) for path in _patiently(lambda: write_snapshot(snapshot, folder))}
             parts = folder if self._folder.is_local else None
             _patiently(self._before_commit)
@@ -147,12 +148,12 @@ class CheckpointWriter:
         for rank in range(1, self._share.world_size if self._share.parts else 1):
             note = self._note(rank)
             place = locate(str(parts / note)) if parts else destination / note
-            while not place.exists():
+            while not _patiently(place.exists):
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"worker {rank} did not write its part within {_PATIENCE:.0f} s")
                 time.sleep(0.05 if parts else 0.5)
-            files |= json.loads(place.read_text())
-            place.filesystem.delete_file(place.path)
+            files |= json.loads(_patiently(place.read_text))
+            _patiently(partial(place.filesystem.delete_file, place.path))
         return files
 
     def _note(self, rank: int) -> str:
