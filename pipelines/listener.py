@@ -31,9 +31,9 @@ class Listener:
         while not stop_requested() and self._validator.poll(timeout=0.5):
             pass
 
-    def _log_validation(self, numbers: dict[str, float], step: int) -> None:
+    def _log_validation(self, numbers: dict[str, float], step: int, time_ms: int) -> None:
         if self._tracker:
-            self._tracker.log_values({f"eval/{name}": value for name, value in numbers.items()}, step)
+            self._tracker.log_validation(numbers, step, time_ms)
 
     def _hear(self, event: dict[str, Any]) -> None:
         job, console = self._job, self._console

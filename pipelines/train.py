@@ -54,6 +54,7 @@ def run(recipe: Recipe, console: Console | None = None) -> Summary:
         if tracker:
             tracker.describe(recipe, job.source)
             tracker.log(job.folder.read_metrics())  # what a killed driver wrote but did not send
+            tracker.log_validations(job.folder)
         if step < recipe.train.steps or steps_due(job.folder, recipe.eval.every):
             with ray_session(recipe.scaling):
                 _fit(job, console, tracker, heard)

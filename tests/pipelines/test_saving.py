@@ -160,9 +160,8 @@ def test_a_checkpoint_counts_though_older_ones_cannot_be_removed(job: Job, train
         raise PermissionError("no right to list or to delete")
 
     folder, saved, complaints = locate(str(tmp_path / "grows")), list[str](), list[str]()
-    writer = CheckpointWriter(
-        folder, CheckpointConfig(max_failures=0), Share(), on_saved=saved.append, on_unpruned=complaints.append, keep=keep
-    )
+    config = CheckpointConfig(max_failures=0)
+    writer = CheckpointWriter(folder, config, Share(), on_saved=saved.append, on_unpruned=complaints.append, keep=keep)
     for step in (5, 6, 7):
         put(writer, trained, job, step)
         writer.wait()
