@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from clippy.architecture import ModelConfig
 from clippy.config import ConfigError, Section, merge, nearest, parse_mapping, read_text
 
-_SECRET_OPTIONS = ("key", "secret", "token", "password", "access_key", "secret_key", "session_token", "sas")
+_SECRET_WORDS = {"key", "secret", "token", "password", "passwd", "sas", "credential", "credentials", "authorization"}
 
 
 class LocationSection(Section):
@@ -25,7 +26,7 @@ class LocationSection(Section):
     @field_validator("storage_options")
     @classmethod
     def _no_credentials(cls, options: dict[str, Any]) -> dict[str, Any]:
-        secrets = [name for name in options if name.lower() in _SECRET_OPTIONS or "secret" in name.lower()]
+        secrets = list(_secrets(options))
         if secrets:
             raise ValueError(
                 f"{', '.join(secrets)}: credentials do not belong in a recipe, which is saved and logged; set "
@@ -34,13 +35,35 @@ class LocationSection(Section):
         return options
 
 
+def _secrets(options: Mapping[str, Any], section: str = "") -> Iterator[str]:
+    """Names of options that hold credentials, those inside of others too."""
+    for name, value in options.items():
+        words = set(re.split(r"[_\W]+", name.lower()))
+        if words & _SECRET_WORDS or "secret" in name.lower() or name.lower() == "connection_string":
+            yield section + name
+        elif isinstance(value, Mapping):
+            yield from _secrets(value, f"{section}{name}.")
+        elif isinstance(value, str) and _has_credentials(value):
+            yield section + name
+
+
+def _has_credentials(url: str) -> bool:
+    return "://" in url and "@" in urlsplit(url).netloc
+
+
+def without_credentials(url: str) -> str:
+    """The URL as it may be shown and saved: without the user name and password of its host."""
+    host = urlsplit(url).netloc
+    return url.replace(host, host.rpartition("@")[2], 1) if _has_credentials(url) else url
+
+
 def _url(value: str | None) -> str | None:
     """``value`` itself, unless it is empty or carries a user name or password."""
     if value is None:
         return None
     if not value:
         raise ValueError("must name a folder or URL, not be empty")
-    if "://" in value and "@" in urlsplit(value).netloc:
+    if _has_credentials(value):
         raise ValueError(
             "carries credentials before the '@'; a recipe is saved and logged, so set them in the environment"
         )

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipelines import validation
 from pipelines.mlflow_outbox import MOST_POINTS, Outbox, Points, Request, first_line, may_pass, summary
-from pipelines.recipe import Recipe
+from pipelines.recipe import Recipe, without_credentials
 from pipelines.run_folder import RUN_FILE, RunFolder
 from pipelines.samples import Dataset, Source
 from pipelines.storage import locate
@@ -47,10 +47,11 @@ class Tracker:
 
         for name in ("mlflow", "alembic"):  # each step of making a database is no news to a user
             logging.getLogger(name).setLevel(logging.ERROR)
-        self.uri = tracking_uri(recipe)
+        uri = tracking_uri(recipe)
+        self.uri = without_credentials(uri)  # this one is shown, and saved with the run
         self._folder = folder
         try:
-            self._client = MlflowClient(tracking_uri=self.uri)
+            self._client = MlflowClient(tracking_uri=uri)
             self.run_id, self._known_steps = self._open_patiently(recipe)
         except Exception as error:  # MLflow, SQLAlchemy and requests each raise their own
             raise ValueError(

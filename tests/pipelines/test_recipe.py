@@ -12,7 +12,7 @@ from clippy import CLIPpy
 from clippy.architecture import TextConfig
 from clippy.config import ConfigError
 from clippy.tokens import build_tokenizer
-from pipelines.recipe import load_recipe, recipe_names
+from pipelines.recipe import load_recipe, recipe_names, without_credentials
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -88,6 +88,13 @@ def problem(*overrides: str) -> str:
         ("tracking.uri=./mlruns", "MLflow 3 keeps no runs in folders"),
         ("data.url=s3://key:pass@bucket/x", "carries credentials"),
         ("data.storage_options.secret=x", "credentials do not belong in a recipe"),
+        ("data.storage_options={account_key: x}", "account_key: credentials do not belong"),
+        (
+            "data.storage_options={client_kwargs: {aws_secret_access_key: x}}",
+            "client_kwargs.aws_secret_access_key: cred",
+        ),
+        ("data.storage_options={connection_string: x}", "connection_string: credentials do not belong"),
+        ("data.storage_options={endpoint_url: 'http://me:pass@host'}", "endpoint_url: credentials do not belong"),
         ("optim.betas=[0.9, 1.0]", "both must be at least 0 and below 1"),
         ("model.logit_scale_init=200", "less than or equal to 100"),
         ("name=a/b", "name (from the command line)"),
@@ -95,6 +102,24 @@ def problem(*overrides: str) -> str:
 )
 def test_mistakes_name_field_value_and_rule(override: str, message: str) -> None:
     assert message in problem(override)
+
+
+def test_options_that_are_no_secrets_are_taken() -> None:
+    options = "{endpoint_url: 'http://host:9000', anon: true, client_kwargs: {region_name: x}, connection_timeout: 5}"
+    assert load_recipe("shapes", [f"data.storage_options={options}"]).data.storage_options["anon"] is True
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://me:p@ss@host:5000/x?y=1", "https://host:5000/x?y=1"),
+        ("postgresql://me@host/db", "postgresql://host/db"),
+        ("sqlite:////runs/mlflow.db", "sqlite:////runs/mlflow.db"),
+        ("sqlite:////runs/a@b/mlflow.db", "sqlite:////runs/a@b/mlflow.db"),
+    ],
+)
+def test_urls_are_shown_without_credentials(url: str, shown: str) -> None:
+    assert without_credentials(url) == shown
 
 
 def test_unknown_recipe_offers_the_nearest() -> None:
