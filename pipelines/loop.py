@@ -165,7 +165,8 @@ def _mind_health(state: TrainState, recipe: Recipe, reporter: Reporter, skipped:
         raise HealthError(
             f"the loss or gradient of {health.skipped_in_row} steps in a row, up to step {state.step}, was not finite, "
             f"after {health.rollbacks} returns to an earlier checkpoint (health.max_rollbacks); the last good one is "
-            "kept. Lower optim.learning_rate, set optim.max_grad_norm, or look at the pairs of these steps"
+            "kept. Look at the pairs of these steps, and go on with a higher health.max_rollbacks; a lower "
+            "optim.learning_rate or an optim.max_grad_norm wants a run of another name"
         )
     back_at = reporter.go_back(state)
     health.rollbacks += 1

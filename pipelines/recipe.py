@@ -378,6 +378,8 @@ class Recipe(Section):
             )
         if self.eval.every is not None and self.eval.benchmark is None:
             raise ValueError(f"eval.benchmark: with eval.every {self.eval.every}, name the benchmark to validate on")
+        if self.eval.every is not None and self.eval.url is None:
+            raise ValueError(f"eval.url: with eval.every {self.eval.every}, say where the benchmark's data lie")
         if self.optim.warmup_steps >= self.train.steps:
             raise ValueError(
                 f"optim.warmup_steps: {self.optim.warmup_steps} must be below train.steps {self.train.steps}"
@@ -464,15 +466,16 @@ _FREE = (
     "data.prefetch_batches",
     "data.storage_options",
     "data.object_store_gib",
+    "data.max_invalid_fraction",
     "train.activation_checkpointing",
     "train.micro_batch_size",
     "train.log_every",
     "train.profile_steps",
     "train.ledger",
     "checkpoint.",
-    "health.spike_deviations",
+    "health.",
 )
-"""Fields that may differ when a run goes on: they change where and how it runs, not what comes out."""
+"""Fields that may differ when a run goes on: they change where and how it runs and what it bears, not what comes out."""
 
 
 def recipe_names() -> list[str]:

@@ -133,6 +133,8 @@ def test_differences_are_those_that_change_the_result() -> None:
     recipe = load_recipe("shapes")
     moved = load_recipe("shapes", ["scaling.num_workers=4", "train.log_every=1", "tracking.enabled=false"])
     assert recipe.differences(moved) == []
+    tolerant = load_recipe("shapes", ["data.max_invalid_fraction=0.5", "health.max_rollbacks=9"])
+    assert recipe.differences(tolerant) == []  # a run that stopped at one of these limits can go on with a higher one
     other = load_recipe("shapes", ["optim.learning_rate=3e-3", "model.image.pooling=cls"])
     assert recipe.differences(other) == ["model.image.pooling: 'max' -> 'cls'", "optim.learning_rate: 0.002 -> 0.003"]
 
@@ -153,6 +155,7 @@ def test_differences_are_those_that_change_the_result() -> None:
         (["train.profile_steps=[5, 3]"], "must be a first and a last step"),
         (["eval.every=150", "checkpoint.every=100"], "eval.every: 150 is not a multiple of checkpoint.every 100"),
         (["eval.every=100", "eval.benchmark=null"], "name the benchmark to validate on"),
+        (["eval.every=100", "eval.url=null"], "eval.url: with eval.every 100, say where the benchmark's data lie"),
         (["data.url=null"], "name one dataset with url, or several with sources"),
         (["data.sources=[{url: a}]"], "not both"),
         (["data.url=null", "data.sources=[{url: a}]", "data.key_column=k"], "key_column: with sources, give it to"),
