@@ -475,7 +475,7 @@ _FREE = (
     "checkpoint.",
     "health.",
 )
-"""Fields that may differ when a run goes on: they change where and how it runs and what it bears, not what comes out."""
+"""Fields that may differ when a run goes on: they change where and how it runs and what stops it, not its result."""
 
 
 def recipe_names() -> list[str]:

@@ -139,6 +139,18 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_step() -> None:
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items() if name != "log_logit_scale")
 
 
+@pytest.mark.parametrize("micro_batch", [16, 32])
+def test_running_statistics_of_batch_norm_do_not_see_a_step_that_is_not_finite(micro_batch: int) -> None:
+    conv = ["model.image.name=efficientnet_lite0", "model.image.arguments={}", "model.image.patch_dropout=0.0"]
+    config = recipe("scaling.num_workers=1", f"train.micro_batch_size={micro_batch}", *conv)
+    _, state = take_step(config, micro_batches(config))
+    before = {name: buffer.clone() for name, buffer in state.model.named_buffers()}
+    spoil = state.model.image.trunk.conv_stem.register_forward_hook(lambda module, inputs, output: output * math.nan)
+    assert Stepper(state, state.model, config, CPU, StepTimer(CPU))(micro_batches(config)).skipped
+    spoil.remove()
+    assert all(torch.equal(buffer, before[name]) for name, buffer in state.model.named_buffers())
+
+
 def test_running_statistics_of_batch_norm_see_each_micro_batch_once() -> None:
     conv = ["model.image.name=efficientnet_lite0", "model.image.arguments={}", "model.image.patch_dropout=0.0"]
     config = recipe("scaling.num_workers=1", "train.micro_batch_size=16", *conv)
