@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,27 @@ def test_two_workers_with_gradient_caching_have_it_too(tmp_path: Path) -> None:
     assert sum(worker.pop("loss").item() for worker in found) == pytest.approx(loss, rel=1e-6)
     for worker in found:
         assert_close(worker, expected)
+
+
+@pytest.fixture
+def process_group() -> Iterator[None]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("process_group")
+def test_workers_do_not_wait_for_gradients_of_what_no_output_depends_on() -> None:
+    """Of some CNNs timm leaves a part of the head, which the tower never runs."""
+    conv = ["model.image.name=convnext_atto", "model.image.arguments={}", "model.image.patch_dropout=0.0"]
+    config = recipe("scaling.num_workers=1", "train.micro_batch_size=16", *conv)
+    state, timer = state_of(config), StepTimer(CPU)
+    before = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
+    forward = data_parallel(state.model, CPU, 2, timer)  # as for two workers
+    assert all(torch.equal(tensor, before[name]) for name, tensor in state.model.state_dict().items())
+    step = Stepper(state, forward, config, CPU, timer)
+    for _ in range(2):
+        assert not step(micro_batches(config)).skipped
 
 
 def test_a_step_that_is_not_finite_changes_nothing_but_the_step() -> None:
