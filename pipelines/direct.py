@@ -16,6 +16,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from itertools import islice
 from typing import Any
 
@@ -63,6 +64,12 @@ def _train(recipe: Recipe, console: Console, device: torch.device, rank: int, wo
         prepare(recipe, console)
     _together()
     job = prepare(recipe, console)
+    with job.folder.held() if rank == 0 else nullcontext():
+        return _train_alone(job, console, device, rank, world_size)
+
+
+def _train_alone(job: Job, console: Console, device: torch.device, rank: int, world_size: int) -> bool:
+    recipe = job.recipe
     step, attempt = _agree_on_start(job, rank, world_size)
     state = restore(job, device, step)
     if recipe.train.activation_checkpointing:

@@ -45,6 +45,11 @@ def run(recipe: Recipe, console: Console | None = None) -> Summary:
     """
     console = console or Console()
     job = prepare(recipe, console)
+    with job.folder.held():
+        return _run(recipe, job, console)
+
+
+def _run(recipe: Recipe, job: Job, console: Console) -> Summary:
     step = job.resume_step()
     console.line(opening(job, step))
     started, heard = time.monotonic(), Heard(resumed_from=step)

@@ -10,9 +10,11 @@ from safetensors.torch import save_file
 
 from clippy.vision import ImageTower
 from pipelines.console import Console
+from pipelines.direct import run_direct
 from pipelines.prepare import prepare
 from pipelines.recipe import load_recipe
 from pipelines.session import restore
+from pipelines.train import run
 from tests.pipelines.test_loop import Recorder, train
 
 CPU = torch.device("cpu")
@@ -41,6 +43,16 @@ def test_published_weights_are_needed_once(overrides: list[str], tmp_path: Path)
     resumed = restore(again, CPU, 12)
     for name, tensor in start.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], tensor), name
+
+
+def test_a_run_is_trained_by_one_command_at_a_time(overrides: list[str]) -> None:
+    recipe = load_recipe("shapes", [*overrides, "tracking.enabled=false"])
+    with prepare(recipe, Console()).folder.held():
+        for begin in (run, run_direct):
+            with pytest.raises(ValueError, match=r"runs/shapes: another command is training this run; stop that one"):
+                begin(recipe, Console())
+    with prepare(recipe, Console()).folder.held():
+        pass  # the first has let go
 
 
 def test_weights_that_do_not_fit_are_refused_before_anything_is_written(overrides: list[str], tmp_path: Path) -> None:
