@@ -7,8 +7,22 @@ from collections.abc import Sequence
 
 TEMPLATES = ("a photo of a {}.",)
 """What a word is put into where nothing else is asked for."""
+ARTICLE = "{a}"
+"""Stands in a template for the article that the word needs."""
 MAX_WORDS = 65_535
 """Ids of labels are 1 and up in masks of at most 16 bits, where 0 is the background."""
+
+
+def fill(template: str, word: str) -> str:
+    """Put a word where a template has ``{}``, and "a" or "an" where it has ``{a}``: "a photo of {a} {}".
+
+    The article goes by the first letter, not by the sound ("an hourglass" comes out as "a hourglass"), as in the
+    evaluation released with CLIPpy. Raises ValueError for a template without ``{}``.
+    """
+    if "{}" not in template:
+        raise ValueError(f"template {template!r} has no {{}} where the word goes")
+    article = "an" if word.lower().startswith(tuple("aeiou")) else "a"
+    return template.replace(ARTICLE, article).replace("{}", word)
 
 
 def check_words(

@@ -33,7 +33,7 @@ class Listener:
 
     def _log_validation(self, numbers: dict[str, float], step: int, time_ms: int) -> None:
         if self._tracker:
-            self._tracker.log_validation(numbers, step, time_ms)
+            self._tracker.log_validation(self._job.recipe.eval.benchmark, numbers, step, time_ms)
 
     def _hear(self, event: dict[str, Any]) -> None:
         job, console = self._job, self._console

@@ -13,6 +13,8 @@ from pydantic import Field, field_validator, model_validator
 
 from clippy.architecture import ModelConfig
 from clippy.config import ConfigError, Section, merge, nearest, parse_mapping, read_text
+from pipelines.evaluation.names import BENCHMARKS
+from pipelines.evaluation.protocol import Protocol
 
 _SECRET_WORDS = {"key", "secret", "token", "password", "passwd", "sas", "credential", "credentials", "authorization"}
 
@@ -257,16 +259,19 @@ class HealthConfig(Section):
 class EvalConfig(LocationSection):
     """What ``clippy evaluate`` and ``clippy quickstart`` measure, and training while it goes on."""
 
-    benchmark: Literal["shapes"] | None = None
+    benchmark: str | None = None
+    """One of ``clippy evaluate --list``."""
     url: str | None = None
     """Folder or URL of the benchmark's data."""
-    batch_size: int = Field(50, gt=0)
+    protocol: Protocol | None = None
+    """How pictures are shown and read out; null is the benchmark's own way."""
+    batch_size: int = Field(16, gt=0)
     """Images per forward pass."""
     pictures: int = Field(12, ge=0)
-    """Overlays drawn per split."""
+    """Pictures drawn for each question: some of the first, the best and the worst."""
     every: int | None = Field(None, gt=0)
     """Steps between two checkpoints that are validated on the benchmark while training goes on; null validates none."""
-    best: str = "segmentation/model/all"
+    best: str = "segmentation/model/mIoU"
     """The number that marks a validated checkpoint as the best; it is never removed."""
     best_is: Literal["max", "min"] = "max"
     """Whether more or less of it is better."""
@@ -274,6 +279,15 @@ class EvalConfig(LocationSection):
     """What a validation takes for itself, e.g. ``{GPU: 1}``; without any, it shares the machine with the training."""
 
     _check_url = field_validator("url")(_url)
+
+    @field_validator("benchmark")
+    @classmethod
+    def _check_benchmark(cls, name: str | None) -> str | None:
+        if name is not None and name not in BENCHMARKS:
+            raise ValueError(
+                f"there is no benchmark {name!r}{nearest(name, list(BENCHMARKS))}; see clippy evaluate --list"
+            )
+        return name
 
 
 class ScalingConfig(Section):

@@ -84,14 +84,14 @@ class Tracker:
         for start in range(0, len(named), MOST_POINTS):
             self._outbox.put(Points(step, dict(named[start : start + MOST_POINTS]), known_at))
 
-    def log_validation(self, numbers: dict[str, float], step: int, time_ms: int) -> None:
+    def log_validation(self, benchmark: str | None, numbers: dict[str, float], step: int, time_ms: int) -> None:
         """Log what a checkpoint came to."""
-        self.log_values({f"eval/{name}": value for name, value in numbers.items()}, step, time_ms)
+        self.log_values({f"eval/{benchmark}/{name}": value for name, value in numbers.items()}, step, time_ms)
 
     def log_validations(self, folder: RunFolder) -> None:
         """Log what all checkpoints of the run came to so far."""
         for result in validation.recorded(folder):
-            self.log_validation(result["numbers"], result["step"], result["time_ms"])
+            self.log_validation(result["benchmark"], result["numbers"], result["step"], result["time_ms"])
 
     def log_file(self, path: Path, folder: str = "") -> None:
         """Log a file as an artifact; it has to stay where it is until ``finish``."""

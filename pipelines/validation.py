@@ -26,7 +26,7 @@ def record(
     if is_best:  # before the rest: a checkpoint that is no longer due and not yet the best would not be kept
         marked = {"step": step, "metric": config.best, "value": value}
         (folder.location / VALIDATION / BEST_FILE).write_text(json.dumps(marked, indent=2) + "\n")
-    result = {"step": step, "numbers": numbers, "error": error, "time_ms": time_ms}
+    result = {"step": step, "benchmark": config.benchmark, "numbers": numbers, "error": error, "time_ms": time_ms}
     _file(folder, step).write_text(json.dumps(result, indent=2) + "\n")
     return is_best
 
@@ -38,7 +38,7 @@ def _beats(value: float, step: int, before: dict[str, Any], config: EvalConfig) 
 
 
 def recorded(folder: RunFolder) -> Iterator[dict[str, Any]]:
-    """``step``, ``numbers``, ``error`` and ``time_ms`` of each checkpoint that was validated."""
+    """``step``, ``benchmark``, ``numbers``, ``error`` and ``time_ms`` of each checkpoint that was validated."""
     for info in (folder.location / VALIDATION).list():
         if info.base_name.startswith("step-"):
             yield folder.read_json(f"{VALIDATION}/{info.base_name}")

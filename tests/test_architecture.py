@@ -67,6 +67,9 @@ def test_using_a_model_imports_no_ray(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("code", ["import pipelines.recipe", "from cluster.cli import main"])
-def test_recipes_and_the_command_import_neither_torch_nor_ray(code: str) -> None:
+@pytest.mark.parametrize(
+    "code",
+    ["import pipelines.recipe", "from cluster.cli import main", "import pipelines.evaluation.datasets.catalogue"],
+)
+def test_what_must_be_light_imports_neither_torch_nor_ray(code: str) -> None:
     run_python(f"import sys\n{code}\nassert not {{'torch', 'ray', 'mlflow', 'transformers'}} & set(sys.modules)")

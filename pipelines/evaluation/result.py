@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from clippy.config import ConfigError
 from pipelines.storage import Location
@@ -24,6 +24,10 @@ class Picture:
     file: str
     score: float | None = None
     caption: str = ""
+    table: str = ""
+    """The question that it was drawn for."""
+    role: Literal["sample", "best", "worst"] = "sample"
+    """Why it was drawn: one of the first, or by its score."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +61,7 @@ class Result:
 
     def numbers(self) -> dict[str, float]:
         """All finite numbers of the tables by ``table/answer/number``."""
-        return {
-            f"{table}/{answer}/{name}".replace(" ", "_"): value
-            for table, rows in self.tables.items()
-            for answer, row in rows.items()
-            for name, value in row.items()
-            if math.isfinite(value)
-        }
+        return flat(self.tables)
 
     def as_text(self) -> str:
         """A short table for each question, and the protocol."""
@@ -94,6 +92,17 @@ def read_result(location: Location) -> Result:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(file.url, [f"not the result of an evaluation ({error})"]) from None
+
+
+def flat(tables: Mapping[str, Table]) -> dict[str, float]:
+    """All finite numbers by ``table/answer/number``, with underscores for spaces."""
+    return {
+        f"{table}/{answer}/{name}".replace(" ", "_"): value
+        for table, rows in tables.items()
+        for answer, row in rows.items()
+        for name, value in row.items()
+        if math.isfinite(value)
+    }
 
 
 def text_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> list[str]:

@@ -12,6 +12,7 @@ from clippy.inference import (
     class_scores,
     classify,
     embed_classes,
+    enlarge,
     group,
     patch_colours,
     patch_majority,
@@ -274,7 +275,14 @@ def test_patch_majority_by_hand() -> None:
     )
     assert patch_majority(mask_HW, 2, 3).tolist() == [[3, 1, 255], [9, 4, 0]]
     with pytest.raises(ValueError, match="does not divide"):
-        patch_majority(mask_HW, 3, 3)
+        patch_majority(mask_HW, 5, 3)
+
+
+def test_patches_that_do_not_divide_a_mask_are_near_equal() -> None:
+    mask_HW = torch.tensor([[1, 1, 2], [1, 3, 2], [4, 4, 4]])
+    assert patch_majority(mask_HW, 2, 1).tolist() == [[1], [4]]  # two rows and one
+    ids_hw = torch.tensor([[7, 8]])
+    assert enlarge(ids_hw, (2, 5)).tolist() == [[7, 7, 7, 8, 8]] * 2
 
 
 @given(seed=st.integers(0, 2**16))

@@ -114,5 +114,5 @@ def test_validations_that_mlflow_missed_are_sent_at_the_next_start(overrides: li
         tracker.finish("FINISHED")
     client = MlflowClient(uri)
     for name, value in numbers.items():
-        (point,) = client.get_metric_history(tracker.run_id, f"eval/{name}")
+        (point,) = client.get_metric_history(tracker.run_id, f"eval/shapes/{name}")
         assert (point.step, point.value, point.timestamp) == (5, value, 1_700_000_000_000)

@@ -1,0 +1,216 @@
+"""What is each pixel? Top-down grouping: pixels named by a benchmark's words, against masks.
+
+Shapes in names: D embedding width, C classes, K words, H W pixels, h w patch grid.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from clippy import inference, metrics
+from clippy.maskclip import key_smoothing, prompt_denoising
+from clippy.refine import label_refined
+from clippy.upsampling import best_probability, label_pixels
+from clippy.vocabulary import ClassList
+from pipelines.evaluation.dataset import VOID, Example
+from pipelines.evaluation.drawing import draw_ids
+from pipelines.evaluation.question import Findings, Row
+from pipelines.evaluation.reading import Features, Reader
+from pipelines.evaluation.result import Table
+
+Ids = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """Intersection over union of named pixels."""
+
+    classes: ClassList
+    templates: tuple[str, ...]
+    constants: tuple[Literal["all background", "one object"], ...] = ()
+    """Trivial answers beside the model's: all pixels are the picture's attribute ``background``, or its label."""
+    table: str = "segmentation"
+
+    def ask(self, reader: Reader) -> SegmentationAnswerer:
+        """Embed the words that the protocol asks for."""
+        return SegmentationAnswerer(self, reader)
+
+    def explain(self) -> dict[str, str]:
+        """Names, prompts, and how numbers are averaged."""
+        return {
+            "class names": f"{self.classes.name} ({len(self.classes)}): {self.classes.source}",
+            "prompts": " | ".join(self.templates),
+            "mIoU": "one confusion matrix over all pixels that are not void, at the labels' own size; mean over the "
+            "classes that have ground truth",
+        }
+
+    def sum_up(self, rows: Iterable[Row]) -> Findings:
+        """mIoU over all classes, and over things and stuff where there are both; pixel accuracy."""
+        totals: dict[str, Counter[tuple[int, int]]] = {}
+        for row in rows:
+            for answer, pairs in row["pairs"].items():
+                total = totals.setdefault(answer, Counter())
+                for truth, predicted, count in pairs:
+                    total[truth, predicted] += count
+        confusions = {answer: self._matrix(total) for answer, total in totals.items()}
+        ours = confusions["model"]
+        numbers = {answer: self._numbers(matrix) for answer, matrix in confusions.items()}
+        return Findings(
+            tables={self.table: numbers | self._trivial(ours)},
+            per_class=self._per_class(ours),
+            confusion=[[int(t), int(p), int(ours[t, p])] for t, p in zip(*np.nonzero(ours), strict=True)],
+        )
+
+    def _matrix(self, total: Counter[tuple[int, int]]) -> NDArray[np.int64]:
+        matrix = np.zeros((len(self.classes), len(self.classes)), dtype=np.int64)
+        for (truth, predicted), count in total.items():
+            matrix[truth, predicted] = count
+        return matrix
+
+    def _numbers(self, confusion: NDArray[np.int64]) -> dict[str, float]:
+        numbers = {"mIoU": metrics.mean_iou(confusion)}
+        kinds = [kind for kind in ("thing", "stuff") if kind in self.classes.kinds]
+        if len(kinds) == 2:
+            for kind, name in zip(kinds, ("mIoU things", "mIoU stuff"), strict=True):
+                numbers[name] = metrics.mean_iou(confusion, self._of_kind(kind))
+        numbers["pixel accuracy"] = float(np.trace(confusion) / max(1, confusion.sum()))
+        return numbers
+
+    def _of_kind(self, kind: str) -> list[int]:
+        return [i for i, own in enumerate(self.classes.kinds) if own == kind]
+
+    def _trivial(self, confusion: NDArray[np.int64]) -> Table:
+        """What the one commonest class, and a class drawn anew for each pixel, would get: exact, without a picture."""
+        pixels = confusion.sum(axis=1)
+        constant = np.zeros_like(confusion)
+        constant[:, pixels.argmax()] = pixels
+        drawn = pixels[:, None] * np.full((1, len(pixels)), 1 / len(pixels))
+        union = pixels + drawn.sum(axis=0) - np.diagonal(drawn)
+        iou = np.diagonal(drawn)[pixels > 0] / union[pixels > 0]
+        expected = {"mIoU": float(iou.mean()) if iou.size else float("nan"), "pixel accuracy": 1 / len(pixels)}
+        return {"commonest class": self._numbers(constant), "random class": expected}
+
+    def _per_class(self, confusion: NDArray[np.int64]) -> dict[str, dict[str, float]]:
+        iou, pixels = metrics.intersection_over_union(confusion), confusion.sum(axis=1)
+        return {
+            name: {"iou": float(iou[i]) if pixels[i] else float("nan"), "count": int(pixels[i])}
+            for i, name in enumerate(self.classes.names)
+        }
+
+
+class SegmentationAnswerer:
+    """Names the pixels of one picture after the other."""
+
+    def __init__(self, question: Segmentation, reader: Reader) -> None:
+        self._question, self._reader = question, reader
+        classes, protocol = question.classes, reader.protocol
+        by_threshold = protocol.background == "threshold" and classes.background is not None
+        named = [i for i in range(len(classes)) if not (by_threshold and i == classes.background)]
+        words = [classes.names[i] for i in named]
+        class_of_word = list(named)
+        if classes.background is not None and not by_threshold:
+            words += classes.extra_words
+            class_of_word += [classes.background] * len(classes.extra_words)
+        self._class_of_word_K = torch.tensor(class_of_word, dtype=torch.int32)
+        self._words_KD = reader.embed_words(words, question.templates)
+        self._threshold = protocol.background_threshold if by_threshold else None
+
+    def measure(self, features: Features, index: int, example: Example) -> Row:
+        """Pairs of true and named class, of the model, the trivial answers and the best that its patches allow."""
+        truth = _mask_of(example)
+        h, w = features.patches_BhwD.shape[1:3]
+        majority_hw = inference.patch_majority(torch.from_numpy(truth), h, w, ignore=VOID)
+        answers = {
+            "model": self.name_pixels(features, index, example),
+            "patch-majority oracle": inference.enlarge(majority_hw, truth.shape).numpy(),
+        }
+        for name in self._question.constants:
+            constant = example.label if name == "one object" else example.attributes["background"]
+            assert constant is not None
+            answers[name] = np.full_like(truth, constant)
+        pairs = {name: self._pairs(answer, truth) for name, answer in answers.items()}
+        return {"pairs": pairs, "score": _mean_iou(pairs["model"])}
+
+    def draw(self, features: Features, index: int, example: Example) -> tuple[Image.Image, str]:
+        """Picture, named pixels and truth side by side."""
+        truth = _mask_of(example)
+        predicted = self.name_pixels(features, index, example)
+        score = _mean_iou(self._pairs(predicted, truth))
+        caption = example.key if score is None else f"{example.key}: mIoU {score:.2f}"
+        return draw_ids(example.pixels, predicted, truth, self._question.classes.names), caption
+
+    def name_pixels(self, features: Features, index: int, example: Example) -> Ids:
+        """The class of each pixel of picture ``index``: (H, W) int32."""
+        patches_hwD, words_KD, kept_K = self._score(features, index)
+        protocol, scale, size = self._reader.protocol, self._reader.scale, example.pixels.shape[:2]
+        probability_HW = None
+        if protocol.refine:
+            found_HW, probability_HW = label_refined(patches_hwD, words_KD, example.pixels, scale)
+        else:
+            found_HW = label_pixels(patches_hwD, words_KD, size)
+            if self._threshold is not None:
+                probability_HW = best_probability(patches_hwD, words_KD, size, scale)
+        classes_HW = self._class_of_word_K.to(kept_K.device)[kept_K][found_HW]
+        if self._threshold is not None:
+            background = self._question.classes.background
+            assert probability_HW is not None
+            assert background is not None
+            threshold = torch.tensor(self._threshold, device=probability_HW.device)
+            if protocol.relative_threshold:
+                threshold = torch.minimum(threshold, probability_HW.max())
+            classes_HW[probability_HW < threshold] = background
+        return classes_HW.cpu().numpy()
+
+    def _score(self, features: Features, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Patches (h, w, D) and words (K, D) whose products are the scores, and the numbers of those words, (K,)."""
+        protocol, scale = self._reader.protocol, self._reader.scale
+        patches_hwD = features.patches_BhwD[index]
+        words_KD = self._words_KD.to(patches_hwD.device)
+        kept_K = torch.arange(len(words_KD), device=patches_hwD.device)
+        if protocol.top_classes is not None and protocol.top_classes < len(words_KD):
+            nearest = (words_KD @ features.pooled_BD[index]).topk(protocol.top_classes).indices
+            kept_K = kept_K[nearest.sort().values]
+        if protocol.prompt_denoising is None and protocol.key_smoothing is None:
+            return patches_hwD, words_KD[kept_K], kept_K
+        logits_1Khw = scale * torch.einsum("hwd,kd->khw", patches_hwD, words_KD[kept_K])[None]
+        if protocol.prompt_denoising is not None:
+            present_K = prompt_denoising(logits_1Khw, protocol.prompt_denoising)[0, :, 0, 0].isfinite()
+            kept_K, logits_1Khw = kept_K[present_K], logits_1Khw[:, present_K]
+        if protocol.key_smoothing is None:
+            return patches_hwD, words_KD[kept_K], kept_K
+        votes_1Khw = key_smoothing(logits_1Khw, features.keys_BND[index : index + 1], protocol.key_smoothing)
+        votes_hwK = F.normalize(votes_1Khw[0], p=1, dim=0).permute(1, 2, 0)
+        return votes_hwK, torch.eye(len(kept_K), device=votes_hwK.device), kept_K
+
+    def _pairs(self, predicted: Ids, truth: Ids) -> list[list[int]]:
+        """[true, named, pixels] of the pairs that occur."""
+        counted, num_classes = truth != VOID, len(self._question.classes)
+        counts = np.bincount(truth[counted].astype(np.int64) * num_classes + predicted[counted])
+        return [[int(i) // num_classes, int(i) % num_classes, int(counts[i])] for i in np.flatnonzero(counts)]
+
+
+def _mask_of(example: Example) -> Ids:
+    assert example.mask is not None, f"{example.key}: this benchmark has no masks"
+    return example.mask
+
+
+def _mean_iou(pairs: list[list[int]]) -> float | None:
+    """Of one picture, over the classes that are in its ground truth; None where nothing is counted."""
+    true, named, right = Counter[int](), Counter[int](), Counter[int]()
+    for truth, predicted, count in pairs:
+        true[truth] += count
+        named[predicted] += count
+        right[truth] += count * (truth == predicted)
+    if not true:
+        return None
+    return sum(right[c] / (true[c] + named[c] - right[c]) for c in true) / len(true)
