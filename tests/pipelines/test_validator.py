@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from pipelines import validation, validator
+from pipelines import evaluate, validation, validator
 from pipelines.checkpoints import STATE_FILE, checkpoint_name
 from pipelines.console import Console
+from pipelines.evaluation.units import Task
 from pipelines.job import Job
 from pipelines.prepare import prepare
 from pipelines.recipe import EvalConfig, load_recipe
@@ -77,6 +78,22 @@ def test_storage_that_is_away_for_a_while_loses_no_validation(
     said = capfd.readouterr().err
     assert said.count("storage does not let validation go on") == 2
     assert "validation of step 10 failed: AssertionError" in said
+
+
+@pytest.mark.parametrize(("resources", "device"), [({"GPU": 0.5}, "cuda"), ({"CPU": 1.0}, "cpu"), ({}, "cpu")])
+def test_a_validation_runs_on_the_gpu_that_it_is_given(
+    shapes: Path, resources: dict[str, float], device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Noted(Exception):
+        pass
+
+    def note(task: Task) -> None:
+        raise Noted(task.device)
+
+    monkeypatch.setattr(evaluate, "Measurer", note)
+    config = EvalConfig(benchmark="shapes", url=str(shapes), resources=resources)
+    with pytest.raises(Noted, match=f"^{device}$"):
+        evaluate.measure_here(locate("nowhere"), config)
 
 
 def test_a_new_best_checkpoint_is_kept_from_the_moment_it_is_measured(
