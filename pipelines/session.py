@@ -50,7 +50,7 @@ def _tokenizer(job: Job) -> CaptionTokenizer:
 
 
 class RunReporter:
-    """Metrics, ledger and checkpoints of a run in its folder; ``tell`` hears events, on rank 0 alone."""
+    """Metrics, ledger and checkpoints of a run in its folder; ``tell`` hears events of rank 0, and failures of all."""
 
     def __init__(
         self,
@@ -64,6 +64,7 @@ class RunReporter:
         self._job = job
         self._share = share = replace(share, parts=job.recipe.checkpoint.sharded or job.recipe.train.ledger)
         self._first = share.rank == 0
+        whose = "" if self._first else f"worker {share.rank}: "
         self._tell = tell if self._first else lambda event: None
         self._metrics = MetricsFile(job.folder, step) if self._first else None
         traced = job.recipe.train.profile_steps if self._first else None
@@ -75,7 +76,7 @@ class RunReporter:
             share,
             before_commit=self._flush,
             on_saved=lambda url: self._tell({"saved": url}),
-            on_failed=lambda step, reason: self._tell({"checkpoint_failed": step, "reason": reason}),
+            on_failed=lambda step, reason: tell({"checkpoint_failed": step, "reason": whose + reason}),
             on_unpruned=lambda reason: self._tell({"unpruned": reason}),
             keep=lambda: steps_to_keep(job.folder, job.recipe.eval.every),
         )

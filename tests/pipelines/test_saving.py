@@ -22,7 +22,7 @@ from pipelines.job import Job
 from pipelines.prepare import prepare
 from pipelines.recipe import CheckpointConfig, load_recipe
 from pipelines.saving import CheckpointWriter, Share
-from pipelines.session import restore
+from pipelines.session import RunReporter, restore
 from pipelines.state import TrainState, load_checkpoint, take_snapshot
 from pipelines.storage import Location, locate
 from tests.pipelines.test_loop import Recorder, new_state, train
@@ -175,8 +175,6 @@ class Noticed(Recorder):
 
     def __init__(self, job: Job, step: int) -> None:
         super().__init__(job)
-        self.told: list[dict[str, object]] = []
-        self._tell = self.told.append  # type: ignore[assignment]
         self._now, self._notice = 0, step
 
     def took(self, step: int, keys: list[str]) -> None:
@@ -204,6 +202,21 @@ def test_one_checkpoint_that_fails_on_notice_of_preemption_does_not_end_the_run(
     assert train(job, new_state(job), recorder)
     assert [event["checkpoint_failed"] for event in recorder.told if "checkpoint_failed" in event] == [3]
     assert committed_steps(job.folder.checkpoints) == [10, 12]
+
+
+@pytest.mark.usefixtures("hasty")
+def test_it_is_told_which_worker_could_not_write_its_part_and_why(job: Job, trained: TrainState) -> None:
+    config = job.recipe.checkpoint.model_copy(update={"sharded": True})
+    job = Job(job.recipe.model_copy(update={"checkpoint": config}), job.source, job.decoding)
+    job.folder.checkpoints.remove_folder()
+    Path(job.folder.checkpoints.path).write_text("a file where the folder should be")
+    told: list[dict[str, Any]] = []
+    reporter = RunReporter(job, Share(1, 2), 0, 1, tell=told.append)
+    reporter.log([{"step": 12}])  # the first worker's to tell
+    reporter.save(trained, wait=True, last=False)
+    (failed,) = told
+    assert failed["checkpoint_failed"] == 12
+    assert failed["reason"].startswith("worker 1: NotADirectoryError")
 
 
 def shard_writers(folder: Location, workers: int, start: str = "1") -> list[CheckpointWriter]:
