@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import time
 from typing import Any
 
@@ -75,6 +76,7 @@ def _train(job: Job, events: Any) -> dict[str, Any]:
     rank, world_size = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(max(1, int(recipe.scaling.resources_per_worker.get("CPU", 1))))
     device = ray.train.torch.get_device()
+    check_run_is_here(job)
     step, attempt = _agree_on_start(job, rank)
     state = restore(job, device, step)
     if recipe.train.activation_checkpointing:
@@ -102,6 +104,18 @@ def _train(job: Job, events: Any) -> dict[str, Any]:
         timer=timer,
     )
     return {"finished": finished, "step": state.step, "rows": state.rows.tolist()}
+
+
+def check_run_is_here(job: Job) -> None:
+    """Refuse a run on another machine's disk, of which Ray itself asks only where it is to copy a checkpoint there.
+
+    This worker would start from zero whatever the run has, and write where nobody looks. Raises CheckpointError.
+    """
+    if not job.folder.exists():
+        raise CheckpointError(
+            f"storage.url: {job.recipe.run_url} is not there on {socket.gethostname()}, where a worker runs; several "
+            "machines need a folder that all of them share, or object storage such as s3://bucket/runs"
+        )
 
 
 def _agree_on_start(job: Job, rank: int) -> tuple[int, int]:
