@@ -45,6 +45,8 @@ class Listener:
                     self._tracker.log(records)
             case {"saved": _}:
                 self._validator.saved()
+            case {"starting": _}:
+                self._heard.failures_before = len(self._heard.failures)
             case {"started": workers, "step": step, "placement_group": group}:
                 self._heard.starts += 1
                 self._heard.placement_group = group

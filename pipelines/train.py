@@ -112,7 +112,7 @@ def _fit(job: Job, console: Console, tracker: Tracker | None, heard: Heard) -> N
     for failure in heard.failures_that_end_it:
         raise ValueError(failure["failure"]) if failure["user_error"] else TrainingError(failure["failure"])
     if errors:
-        raise TrainingError(heard.failures[-1]["failure"] if heard.failures else str(errors[0])) from errors[0]
+        raise TrainingError(heard.cause(otherwise=str(errors[0]))) from errors[0]
 
 
 def _fit_again(job: Job, events: Any, budget: StreamBudget, heard: Heard) -> None:

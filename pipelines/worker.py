@@ -77,6 +77,8 @@ def _train(job: Job, events: Any) -> dict[str, Any]:
     torch.set_num_threads(max(1, int(recipe.scaling.resources_per_worker.get("CPU", 1))))
     device = ray.train.torch.get_device()
     check_run_is_here(job)
+    if rank == 0:
+        ray.get(events.put.remote({"starting": world_size}))
     step, attempt = _agree_on_start(job, rank)
     state = restore(job, device, step)
     if recipe.train.activation_checkpointing:
