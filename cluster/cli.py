@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from cluster.compare import add_compare_verb
 from cluster.data import add_data_verbs
 from cluster.evaluate import add_evaluate_verb
 from cluster.models import add_model_verbs
@@ -52,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_quickstart(verbs)
     _add_train(verbs)
     add_evaluate_verb(verbs)
+    add_compare_verb(verbs)
     _add_report(verbs)
     add_runs_verbs(verbs)
     add_use_verbs(verbs)

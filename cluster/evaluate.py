@@ -18,9 +18,6 @@ def add_evaluate_verb(verbs: Any) -> None:
         verbs, "evaluate", _evaluate, "measure a model on a benchmark, beside trivial answers; again resumes"
     )
     command.add_argument("checkpoint", metavar="CHECKPOINT", nargs="?", help=MODEL_HELP)
-    command.add_argument(
-        "overrides", nargs="*", metavar="FIELD=VALUE", help="fields of the protocol to set, e.g. size=448 refine=true"
-    )
     which = command.add_mutually_exclusive_group()
     which.add_argument("--benchmark", metavar="NAME", help="see --list; default: the one that the run's recipe names")
     which.add_argument("--suite", choices=SUITES, help="several benchmarks in a row: those of the paper's tables")
@@ -30,6 +27,14 @@ def add_evaluate_verb(verbs: Any) -> None:
     command.add_argument("--protocol", metavar="NAME", help=f"{', '.join(PROTOCOLS)}; default: the benchmark's own")
     command.add_argument(
         "--method", default="patches", metavar="NAME", help=f"{', '.join(METHODS)}; default: the model's own patches"
+    )
+    command.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="fields of the protocol to change, e.g. size=448 refine=true",
     )
     command.add_argument("--skip-missing", action="store_true", help="with --suite: leave out benchmarks without data")
     command.add_argument(
@@ -65,7 +70,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         split=options.split,
         protocol=options.protocol,
         method=options.method,
-        overrides=tuple(options.overrides),
+        overrides=tuple(options.set),
         out=options.out,
         workers=options.workers,
         gpus_per_worker=options.gpus_per_worker,

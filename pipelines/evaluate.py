@@ -98,11 +98,14 @@ def evaluate_suite(
     What is missing is told before anything is measured: ValueError with every benchmark's layout, unless it shall be
     skipped.
     """
-    console = console or Console()
+    console, subject = console or Console(), find_subject(request.checkpoint)
+    if request.data is None:
+        raise ValueError("--data: a suite needs the folder below which its benchmarks lie")
     missing: dict[str, str] = {}
-    for benchmark in benchmarks:
+    requests = {name: _in_suite(request, request.data, name) for name in benchmarks}
+    for benchmark, own in requests.items():
         try:
-            _open(replace(request, benchmark=benchmark), find_subject(request.checkpoint))
+            _open(own, subject)
         except DataError as error:
             missing[benchmark] = str(error)
     if missing and not skip_missing:
@@ -111,13 +114,19 @@ def evaluate_suite(
         console.line(f"{benchmark} is left out: it is not in {request.data}")
     if len(missing) == len(benchmarks):
         raise ValueError(f"{request.data}: none of {', '.join(benchmarks)} is here")
-    out = request.out
-    results = []
-    for benchmark in benchmarks:
-        if benchmark not in missing:
-            own = None if out is None else f"{out.rstrip('/')}/{benchmark}"
-            results.append(evaluate(replace(request, benchmark=benchmark, out=own), console))
-    return results
+    return [evaluate(own, console) for benchmark, own in requests.items() if benchmark not in missing]
+
+
+def _in_suite(request: Request, data: str, benchmark: str) -> Request:
+    """One benchmark's part: in a folder of its own or its family's name, such as ``coco``, or in the root itself."""
+    family = benchmark.partition("-")[0].rstrip("0123456789")
+    names = [name for name in (benchmark, family) if (locate(data) / name).exists()]
+    return replace(
+        request,
+        benchmark=benchmark,
+        data=f"{data.rstrip('/')}/{names[0]}" if names else data,
+        out=None if request.out is None else f"{request.out.rstrip('/')}/{benchmark}",
+    )
 
 
 def measure_here(checkpoint: Location, config: EvalConfig) -> dict[str, float]:

@@ -10,8 +10,7 @@ from typing import Any
 
 from clippy.config import ConfigError
 from pipelines.console import duration
-from pipelines.evaluation.gallery import PICTURES
-from pipelines.evaluation.result import Picture, Result
+from pipelines.evaluation.result import PICTURES, Picture, Result
 from pipelines.evaluation.subject import newest_results
 from pipelines.run_folder import SUMMARY_FILE, RunFolder
 from pipelines.storage import Location, locate

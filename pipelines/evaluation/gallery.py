@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipelines.evaluation.question import Part
-from pipelines.evaluation.result import Picture
+from pipelines.evaluation.result import PICTURES, Picture
 from pipelines.evaluation.run import Actor, Progress, map_on_actors
 from pipelines.evaluation.units import Measurer, Task
 from pipelines.storage import Location
 
-PICTURES = "pictures"
 _AT_ONCE = 16
 """Pictures that an actor draws in one go."""
 

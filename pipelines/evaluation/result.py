@@ -8,10 +8,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from pydantic import TypeAdapter, ValidationError
+
 from clippy.config import ConfigError
 from pipelines.storage import Location
 
 RESULT_FILE, SCHEMA = "evaluation.json", 2
+EVALUATION_FOLDER = "evaluation"
+"""Of a run: the folder that its results lie below."""
+PICTURES = "pictures"
+"""Of a result: the folder of what was drawn."""
 
 Table = dict[str, dict[str, float]]
 """Answer -> number's name -> number; the first answer is the model's, the others are trivial ones beside it."""
@@ -84,11 +90,14 @@ def read_result(location: Location) -> Result:
         values = json.loads(file.read_text())
         if values.get("schema") != SCHEMA:
             raise ConfigError(file.url, [f"of another version, schema {values.get('schema')}; evaluate anew"])
-        pictures = [Picture(**picture) for picture in values.pop("pictures")]
-        return Result(**values, pictures=pictures)
+        return TypeAdapter(Result).validate_python(values)
     except FileNotFoundError:
         raise ConfigError(location.url, [f"no evaluation lies here, {RESULT_FILE} is missing"]) from None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        where = ".".join(map(str, wrong["loc"])) or "the whole"
+        raise ConfigError(file.url, [f"not the result of an evaluation ({where}: {wrong['msg']})"]) from None
+    except (ValueError, AttributeError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(file.url, [f"not the result of an evaluation ({error})"]) from None

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.checkpoints import STATE_FILE, checkpoint_name
-from pipelines.evaluation.protocol import PROTOCOLS, Protocol
-from pipelines.evaluation.result import RESULT_FILE, Result, read_result
+from pipelines.evaluation.protocol import Protocol, usual_protocol
+from pipelines.evaluation.result import EVALUATION_FOLDER, RESULT_FILE, Result, read_result
 from pipelines.recipe import Recipe
 from pipelines.run_folder import RunFolder
 from pipelines.storage import Location, locate
 from pipelines.targets import FoundModel, find_model, find_target
-
-EVALUATION_FOLDER = "evaluation"
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Subject:
                 f"{self.model.name}: lies in no run folder; say where numbers and pictures go with --out FOLDER"
             )
         name = benchmark
-        if protocol != PROTOCOLS["shapes" if benchmark == "shapes" else "paper"]:
+        if protocol != usual_protocol(benchmark):
             digest = hashlib.sha256(protocol.model_dump_json().encode()).hexdigest()[:6]
             name = "-".join([benchmark, *dict.fromkeys([protocol.name, method]), digest])
         return self.run.location / EVALUATION_FOLDER / checkpoint_name(self.model.step or 0) / name

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pipelines.checkpoints import checkpoint_name, local_folder
-from pipelines.evaluation.gallery import PICTURES
-from pipelines.evaluation.result import Result
-from pipelines.evaluation.subject import EVALUATION_FOLDER, Subject
+from pipelines.evaluation.result import EVALUATION_FOLDER, PICTURES, Result
+from pipelines.evaluation.subject import Subject
 from pipelines.run_folder import RUN_FILE
 from pipelines.storage import Location
 

@@ -58,6 +58,6 @@ def _segments(stored: NDArray[np.integer], mask: NDArray[np.int32]) -> NDArray[n
     """
     groups = (stored >= FIRST_THING) & (stored < 1000)
     counted = (mask != VOID) & ~groups
-    segments = np.full(mask.shape, VOID, dtype=np.int32)
-    segments[counted] = np.unique(stored[counted], return_inverse=True)[1] + 1
-    return segments
+    there = np.zeros(2**16, dtype=np.bool_)
+    there[stored[counted]] = True
+    return np.where(counted, np.cumsum(there, dtype=np.int32)[stored], np.int32(VOID))

@@ -64,13 +64,22 @@ def fill_polygon(polygon: Sequence[float], height: int, width: int) -> NDArray[n
     A centre on an upper or left edge is inside, one on a lower or right edge is not.
     """
     points = np.asarray(polygon, dtype=np.float64).reshape(-1, 2) - 0.5  # so that centres have whole coordinates
-    ends = np.roll(points, -1, axis=0)
-    crossings = np.zeros((height + 1, width), dtype=np.int32)
-    for (x0, y0), (x1, y1) in zip(points, ends, strict=True):
-        left, right = np.ceil(np.clip(sorted((x0, x1)), 0, width)).astype(np.int64)
-        columns = np.arange(left, right)
-        if columns.size:  # else the edge is upright, or passes between centres
-            rows = y0 + (columns - x0) * ((y1 - y0) / (x1 - x0))
-            crossings[np.ceil(rows.clip(0, height)).astype(np.int64), columns] += 1
+    # First and last column and row that there are to fill, and columns and rows of the ends of edges.
+    corners = np.ceil(points).clip(0, (width, height)).astype(np.int64)
+    left, top = corners.min(axis=0, initial=max(width, height))
+    right, bottom = corners.max(axis=0, initial=0)
+    mask = np.zeros((height, width), dtype=np.bool_)
+    if left >= right or top >= bottom:
+        return mask
+    crossed = np.zeros((bottom - top + 1, right - left), dtype=np.bool_)
+    ends = np.roll(np.arange(len(points)), -1)
+    for start, end in enumerate(ends):
+        (x0, y0), (x1, y1) = points[start], points[end]
+        first, last = sorted((corners[start, 0], corners[end, 0]))
+        if first < last:  # else the edge is upright, or passes between centres
+            columns = np.arange(first, last)
+            rows = np.ceil(y0 + (columns - x0) * ((y1 - y0) / (x1 - x0))).clip(top, bottom).astype(np.int64)
+            crossed[rows - top, columns - left] ^= True
     # Going down a column, each edge that is crossed leads in or out.
-    return crossings[:-1].cumsum(axis=0) % 2 == 1
+    mask[top:bottom, left:right] = np.logical_xor.accumulate(crossed, axis=0)[:-1]
+    return mask

@@ -23,7 +23,7 @@ FOLDER = Layout(
     f"""
 images/a.jpg, ...
 masks/a.png, ...     numbers of classes as palette or grey PNG, 255 void
-and or instead
+and, or instead of masks,
 labels.csv           file,label: names of images, and names or numbers of classes
 {FORMS}
 or, with a folder for each class,
@@ -123,7 +123,7 @@ def _labels(table: Location, files: list[str], classes: ClassList) -> NDArray[np
         label = (row["label"] or "").strip()
         if label not in numbers:
             raise DataError(f"{table.url}, line {reader.line_num}: has the label {label!r}, none of {classes.source}")
-        labels[row["file"].removeprefix("images/")] = numbers[label]
+        labels[(row["file"] or "").removeprefix("images/")] = numbers[label]
     without = next((file for file in files if file not in labels), None)
     if without is not None:
         raise DataError(f"{table.url}: has no row for {without}")

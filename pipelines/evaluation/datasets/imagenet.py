@@ -99,9 +99,9 @@ def _by_list(root: Location, folder: Location, files: Sequence[str], split: str)
 def _read(read: Callable[[Location], dict[str, int]], file: Location) -> dict[str, int]:
     try:
         labels = read(file)
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        if isinstance(error, DataError):
-            raise
+    except DataError:
+        raise
+    except Exception as error:  # whatever another table, or a broken meta.mat, leads to
         raise DataError(f"{file.url}: is no list of ImageNet's labels ({error})") from None
     wrong = next((label for label in labels.values() if not 0 <= label < 1000), None)
     if wrong is not None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipelines.columns import DataError
 from pipelines.evaluation.dataset import Example
-from pipelines.evaluation.datasets.files import Layout, exists, read_file
+from pipelines.evaluation.datasets.files import Layout, exists, read_file, read_text
 from pipelines.evaluation.datasets.labels import IdMap, decode_numbers, decode_picture
 from pipelines.storage import Location
 
@@ -28,7 +28,7 @@ class MaskedPictures:
     mask: str
     classes: IdMap
     segments: tuple[str, Segments] | None = None
-    """Their path, and what they store."""
+    """Their path, and what they store; ``dataclasses.replace`` it by None to save the reading where none are needed."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -40,16 +40,12 @@ class MaskedPictures:
         pixels = decode_picture(read_file(picture), picture.url)
         stored = decode_numbers(read_file(mask_file), mask_file.url, pixels, picture.url)
         mask = self.classes(stored, mask_file.url)
-        if self.segments is None:
-            return Example(name, pixels, mask=mask)
-        path, segments = self.segments
-        file = self.folder / path.format(name)
-        return Example(
-            name,
-            pixels,
-            mask=mask,
-            segments=segments(decode_numbers(read_file(file), file.url, pixels, picture.url), mask),
-        )
+        segments = None
+        if self.segments is not None:
+            path, convert = self.segments
+            file = self.folder / path.format(name)
+            segments = convert(decode_numbers(read_file(file), file.url, pixels, picture.url), mask)
+        return Example(name, pixels, mask=mask, segments=segments)
 
 
 def checked(dataset: MaskedPictures, layout: Layout, root: Location) -> MaskedPictures:
@@ -64,7 +60,7 @@ def checked(dataset: MaskedPictures, layout: Layout, root: Location) -> MaskedPi
 
 def read_names(file: Location) -> tuple[str, ...]:
     """The names of an image set: a line each, the first word. Raises DataError for an empty one."""
-    names = tuple(line.split()[0] for line in read_file(file).decode(errors="replace").splitlines() if line.strip())
+    names = tuple(line.split()[0] for line in read_text(file).splitlines() if line.strip())
     if not names:
         raise DataError(f"{file.url}: names no picture")
     return names

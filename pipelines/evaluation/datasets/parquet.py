@@ -155,7 +155,7 @@ def _columns(schema: pa.Schema, name: str) -> dict[str, str]:
     if "image" not in columns:
         raise DataError(f"{name}: has no image column (looked for {', '.join(IMAGE_NAMES)}); it has {has}")
     if columns.keys() <= {"image", "key"}:
-        raise DataError(f"{name}: has neither mask nor label; it has {has}")
+        raise DataError(f"{name}: has no mask, label or segments; it has {has}")
     for what in ("image", *_DRAWN):
         if what in columns and not _holds_bytes(schema.field(columns[what]).type):
             kind = schema.field(columns[what]).type

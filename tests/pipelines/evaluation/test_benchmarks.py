@@ -233,11 +233,14 @@ def test_imagenet_in_one_folder(tmp_path: Path, write_labels: Callable[[Path], N
         ("val.txt", "ILSVRC2012_val_00000001.JPEG one", r"val\.txt: is no list of ImageNet's labels"),
         ("LOC_val_solution.csv", "ImageId,PredictionString\na,n0 1\n", "is no list of ImageNet's labels"),
         ("ILSVRC2012_validation_ground_truth.txt", "1", r"meta\.mat: is missing"),
+        ("ILSVRC2012_validation_ground_truth.txt", "1", r"ground_truth\.txt: is no list of ImageNet's labels"),
     ],
 )
 def test_imagenet_names_what_is_wrong_with_its_labels(tmp_path: Path, file: str, content: str, message: str) -> None:
     layouts.imagenet(tmp_path, {"ILSVRC2012_val_00000001.JPEG": picture(1, 1)})
     write(tmp_path / file, content)
+    if "meta" not in message:
+        write(tmp_path / "meta.mat", "hello")
     with pytest.raises(DataError, match=message):
         opened("imagenet", tmp_path)
 

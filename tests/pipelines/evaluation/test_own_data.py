@@ -270,7 +270,7 @@ def test_what_is_wrong_with_parquet_is_named(tmp_path: Path) -> None:
         rows_of(tmp_path / "a.parquet")
     for row, message in (
         ({"text": "a"}, r"00000\.parquet: has no image column \(looked for image, .*; it has text"),
-        ({"image": b"a"}, "has neither mask nor label; it has image"),
+        ({"image": b"a"}, "has no mask, label or segments; it has image"),
         ({"image": "a", "label": 1}, "column 'image' holds string, not the bytes of images"),
         ({"image": b"a", "label": "cat"}, "column 'label' holds string, not numbers of classes"),
     ):
