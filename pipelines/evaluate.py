@@ -61,7 +61,9 @@ def evaluate(request: Request, console: Console | None = None) -> Result:
     with ray_session(scaling):
         gpus = _gpus_per_worker(request)
         task = Task(subject.model, protocol, parts, config.batch_size, "cuda" if gpus else "cpu")
-        progress = Progress(task, subject.identity() | {"benchmark": benchmark, "data": url}, folder)
+        identity = subject.identity() | {"benchmark": benchmark, "data": url, "protocol": protocol.model_dump_json()}
+        progress = Progress(task, identity | {"split": request.split}, folder)
+        task = progress.learn_on_ray(gpus)
         measuring, missing = time.monotonic(), progress.pictures_missing()
         progress.measure_on_ray(request.workers or scaling.max_workers, gpus, console)
         seconds = time.monotonic() - measuring
@@ -138,6 +140,7 @@ def measure_here(checkpoint: Location, config: EvalConfig) -> dict[str, float]:
     parts = open_parts(config.benchmark, locate(config.url, config.storage_options), protocol)
     device = "cuda" if config.resources.get("GPU") else "cpu"
     measurer = Measurer(Task(FoundModel(checkpoint.url, None, checkpoint), protocol, parts, config.batch_size, device))
+    measurer.learn_all()
     numbers: dict[str, float] = {}
     for number, part in enumerate(parts):
         rows = [row for unit in units_of(parts) if unit.part == number for row in measurer.measure(unit)]
@@ -189,7 +192,10 @@ def _gpus_per_worker(request: Request) -> float:
 
 def _explain(protocol: Protocol, parts: tuple[Part, ...]) -> dict[str, str]:
     """Every choice by name: the fields of the protocol, and what each question says of itself."""
-    choices = {name: str(value) for name, value in protocol.model_dump(exclude_none=True).items()}
+    chosen = protocol.model_dump(exclude_none=True)
+    choices = {
+        name: ", ".join(map(str, v)) if isinstance(v, tuple) else str(v) for name, v in chosen.items() if v != ()
+    }
     for part in parts:
         for question in part.questions:
             for name, choice in question.explain().items():

@@ -81,7 +81,7 @@ class GroupingAnswerer:
         colours_1ND = inference.patch_colours(image_13HW, self._reader.patch_size)
         answers = {
             "random partition": inference.random_partition(grid, protocol.groups, seed),
-            "position grid": _position_grid(grid, protocol.groups),
+            "position grid": blocks_of(grid, protocol.groups),
             "whole image": torch.zeros(grid, dtype=torch.int64),
             "raw-colour components": self._components(colours_1ND, grid),
         }
@@ -150,7 +150,7 @@ class GroupingAnswerer:
         )
 
 
-def _position_grid(grid: tuple[int, ...], groups: int) -> Tensor:
+def blocks_of(grid: tuple[int, ...], groups: int) -> Tensor:
     """Near-square blocks of a picture's plane, as many as groups where the patches allow it."""
     columns = next(n for n in range(int(groups**0.5), 0, -1) if groups % n == 0)
     rows = groups // columns
