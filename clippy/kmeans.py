@@ -14,11 +14,21 @@ ITERATIONS = 50
 
 @torch.inference_mode()
 def k_means(points_ND: Tensor, num_groups: int, seed: int, iterations: int = ITERATIONS) -> Tensor:
-    """Group points by direction: each joins the centre of highest cosine, centres are their points' unit means.
+    """Group points by direction: each joins the centre of highest cosine of ``k_means_centres``.
+
+    Returns (N,) int64 in 0..K-1, fewer groups where points coincide. Raises ValueError as there.
+    """
+    centres_KD = k_means_centres(points_ND, num_groups, seed, iterations)
+    return (F.normalize(points_ND.float(), dim=-1) @ centres_KD.T).argmax(dim=1)
+
+
+@torch.inference_mode()
+def k_means_centres(points_ND: Tensor, num_groups: int, seed: int, iterations: int = ITERATIONS) -> Tensor:
+    """The unit means of groups of points, each of which is nearest to its own by cosine: (K, D) float32.
 
     The first centres are points far apart (k-means++), drawn with ``seed``. Stops early where nothing moves; a group
-    that lost all its points keeps its centre. Returns (N,) int64 in 0..K-1, fewer groups where points coincide.
-    Raises ValueError for num_groups < 1 or no points.
+    that lost all its points keeps its centre, and K is smaller where points coincide. Raises ValueError for
+    num_groups < 1 or no points.
     """
     if num_groups < 1 or not len(points_ND):
         raise ValueError(f"k-means needs a point and a group (got {len(points_ND)} and {num_groups})")
@@ -33,7 +43,7 @@ def k_means(points_ND: Tensor, num_groups: int, seed: int, iterations: int = ITE
         if torch.equal(moved_N, groups_N):
             break
         groups_N = moved_N
-    return groups_N
+    return centres_KD
 
 
 def _first_centres(unit_ND: Tensor, num_groups: int, generator: torch.Generator) -> Tensor:

@@ -25,6 +25,20 @@ def fill(template: str, word: str) -> str:
     return template.replace(ARTICLE, article).replace("{}", word)
 
 
+def check_texts(name: str, values: Sequence[str], at_least: int = 1) -> None:
+    """Refuse texts that are too few, a blank one, and one that comes twice. Raises ValueError with their ``name``."""
+    if isinstance(values, str):  # a sequence of letters, each of which would become a text
+        raise ValueError(f"{name}: must be a list of texts (got the text {values!r})")
+    if len(values) < at_least:
+        raise ValueError(f"{name}: must hold at least one text (got none)")
+    for position, value in enumerate(values, 1):
+        if not value.strip():
+            raise ValueError(f"{name}: number {position} of {len(values)} is blank; give it a text or none")
+    repeated = [value for value, count in Counter(values).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{name}: {repeated[0]!r} comes more than once; leave the others out")
+
+
 def check_words(
     labels: Sequence[str],
     background: Sequence[str] = (),
@@ -37,16 +51,7 @@ def check_words(
     labels, no templates, a blank word, one that comes twice, a template without ``{}``, or more than MAX_WORDS words.
     """
     for name, values in (("labels", labels), ("background", background), ("templates", templates)):
-        if isinstance(values, str):  # a sequence of letters, each of which would become a word
-            raise ValueError(f"{prefix}{name}: must be a list of texts (got the text {values!r})")
-        if not values and name != "background":
-            raise ValueError(f"{prefix}{name}: must hold at least one text (got none)")
-        for position, value in enumerate(values, 1):
-            if not value.strip():
-                raise ValueError(f"{prefix}{name}: number {position} of {len(values)} is blank; give it a text or none")
-        repeated = [value for value, count in Counter(values).items() if count > 1]
-        if repeated:
-            raise ValueError(f"{prefix}{name}: {repeated[0]!r} comes more than once; leave the others out")
+        check_texts(prefix + name, values, at_least=0 if name == "background" else 1)
     both = set(labels) & set(background)
     if both:
         raise ValueError(

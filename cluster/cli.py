@@ -13,6 +13,7 @@ from cluster.decoder import add_decoder_verbs
 from cluster.evaluate import add_evaluate_verb
 from cluster.models import add_model_verbs
 from cluster.runs import add_runs_verbs
+from cluster.search import add_search_verb
 from cluster.use import add_use_verbs
 from cluster.verbs import add_json, print_result, result_alone, verb
 
@@ -58,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_report(verbs)
     add_runs_verbs(verbs)
     add_use_verbs(verbs)
+    add_search_verb(verbs)
     _add_recipe(verbs)
     add_data_verbs(verbs)
     add_model_verbs(verbs)

@@ -150,7 +150,7 @@ class DecoderTraining:
         """A checkpoint, whole or not at all; then those before it are removed."""
         place = self.out / CHECKPOINTS
         before = committed_steps(place)
-        with checkpoints.staging(place, checkpoint_name(step)) as folder:
+        with checkpoints.staging(place, checkpoint_name(step), rank=0) as folder:
             decoder.save_pretrained(folder)
             save_file(optimizer_tensors(decoder, optimizer), folder / OPTIMIZER_FILE)
             files = {path.name: checksum(path) for path in sorted(folder.iterdir())}

@@ -64,9 +64,10 @@ def evaluate(request: Request, console: Console | None = None) -> Result:
     with ray_session(scaling):
         gpus = _gpus_per_worker(request)
         task = Task(subject.model, protocol, parts, config.batch_size, "cuda" if gpus else "cpu", subject.decoder)
-        asked = {"benchmark": benchmark, "data": url, "split": request.split, "protocol": protocol.flat()}
-        read = {"decoder": subject.decoder.digest if subject.decoder else None}
-        progress = Progress(task, subject.identity() | asked | read, folder)
+        identity = subject.identity() | {"benchmark": benchmark, "data": url, "protocol": protocol.model_dump_json()}
+        decoder = subject.decoder.digest if subject.decoder else None
+        progress = Progress(task, identity | {"split": request.split, "decoder": decoder}, folder)
+        task = progress.learn_on_ray(gpus)
         measuring, missing = time.monotonic(), progress.pictures_missing()
         progress.measure_on_ray(request.workers or scaling.max_workers, gpus, console)
         seconds = time.monotonic() - measuring
@@ -133,12 +134,17 @@ def _in_suite(request: Request, data: str, benchmark: str) -> Request:
 
 
 def measure_here(checkpoint: Location, config: EvalConfig) -> dict[str, float]:
-    """The benchmark's numbers by their short names, measured in this process alone and without pictures."""
+    """The benchmark's numbers by their short names, measured in this process alone and without pictures.
+
+    On a GPU where ``eval.resources`` has one; the others are the training's.
+    """
     if config.url is None or config.benchmark is None:
         raise ValueError("eval.benchmark, eval.url: name the benchmark that checkpoints are validated on, and its data")
     protocol = choose_protocol(None, config.benchmark, config.protocol)
     parts = open_parts(config.benchmark, locate(config.url, config.storage_options), protocol)
-    measurer = Measurer(Task(FoundModel(checkpoint.url, None, checkpoint), protocol, parts, config.batch_size))
+    device = "cuda" if config.resources.get("GPU") else "cpu"
+    measurer = Measurer(Task(FoundModel(checkpoint.url, None, checkpoint), protocol, parts, config.batch_size, device))
+    measurer.learn_all()
     numbers: dict[str, float] = {}
     for number, part in enumerate(parts):
         rows = [row for unit in units_of(parts) if unit.part == number for row in measurer.measure(unit)]
@@ -196,7 +202,10 @@ def _gpus_per_worker(request: Request) -> float:
 
 def _explain(protocol: Protocol, parts: tuple[Part, ...], decoder: FoundDecoder | None) -> dict[str, str]:
     """Every choice by name: the fields of the protocol, the decoder, and what each question says of itself."""
-    choices = {name: str(value) for name, value in protocol.model_dump(exclude_none=True).items()}
+    chosen = protocol.model_dump(exclude_none=True)
+    choices = {
+        name: ", ".join(map(str, v)) if isinstance(v, tuple) else str(v) for name, v in chosen.items() if v != ()
+    }
     if decoder is not None:
         trained = ", ".join(f"{name} {value}" for name, value in decoder.config.training.items())
         choices["decoder"] = f"{decoder.folder.url}, trained on masks: {trained}"

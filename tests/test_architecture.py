@@ -64,6 +64,7 @@ def test_using_a_model_imports_no_ray(tmp_path: Path) -> None:
         "assert main(['classify', folder, folder, '--labels', 'dax']) == 0\n"
         "assert main(['segment', folder, folder, '--labels', 'dax', '--out', folder + '/segments']) == 0\n"
         "assert main(['group', folder, folder, '--out', folder + '/groups']) == 0\n"
+        "assert main(['search', folder, folder, '--phrase', 'dax', '--regions', '--out', folder + '/found']) == 0\n"
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from clippy.vocabulary import prompt_templates
+from clippy.config import ConfigError
+from clippy.vocabulary import ClassList, prompt_templates
 from pipelines.columns import DataError
 from pipelines.evaluation.datasets.catalogue import open_benchmark, usual_split
 from pipelines.evaluation.datasets.files import read_json
@@ -12,8 +13,11 @@ from pipelines.evaluation.names import BENCHMARKS
 from pipelines.evaluation.protocol import Protocol
 from pipelines.evaluation.question import Part, Question
 from pipelines.evaluation.questions.classification import Classification
+from pipelines.evaluation.questions.clusters import Clusters
 from pipelines.evaluation.questions.grouping import Grouping
 from pipelines.evaluation.questions.groups import Groups
+from pipelines.evaluation.questions.open_set import KnownWords, OpenSetPictures, OpenSetPixels
+from pipelines.evaluation.questions.regions import Regions
 from pipelines.evaluation.questions.segmentation import Segmentation
 from pipelines.scenes import BIRDS
 from pipelines.storage import Location
@@ -37,14 +41,20 @@ def open_parts(
         raise DataError(f"{root.url}: {name} has no pictures here")
     # What the first picture has, all have.
     first = dataset.read(0) if asked.kind == "own" else None
+    has_labels = asked.kind == "classification" or (first is not None and first.label is not None)
+    has_masks = asked.kind == "segmentation" or (first is not None and first.mask is not None)
+    _check_words(name, classes, protocol, has_labels or has_masks)
     questions: list[Question] = []
     if asked.kind == "groups":
         questions.append(Groups(classes, templates))
-    if asked.kind == "classification" or (first and first.label is not None):
-        questions.append(Classification(classes, templates))
-    if asked.kind == "segmentation" or (first and first.mask is not None):
-        questions.append(Segmentation(classes, templates, seen=seen))
-    if asked.kind == "segmentation" or (first and (first.mask is not None or first.segments is not None)):
+    if asked.kind == "regions":
+        questions.append(Regions(classes, templates, protocol.region_pooling))
+    if has_labels:
+        questions += _about_pictures(Classification(classes, templates, back_off=protocol.back_off), protocol)
+    if has_masks:
+        pixels = Segmentation(classes, templates, seen=seen, back_off=protocol.back_off)
+        questions += _about_pixels(pixels, protocol)
+    if has_masks or (first is not None and first.segments is not None):
         questions.append(Grouping(protocol, ground=classes.background))
     cropped = asked.kind in ("classification", "groups") or [question.table for question in questions] == [
         "classification"
@@ -59,11 +69,42 @@ def templates_of(name: str, root: Location, told: str | None = None) -> tuple[st
     return prompt_templates(told or BENCHMARKS[name].templates)
 
 
+def _about_pictures(classification: Classification, protocol: Protocol) -> list[Question]:
+    """Classification and, where the protocol asks for it, what goes with it."""
+    questions: list[Question] = [classification]
+    if protocol.held_out:
+        words = KnownWords(classification.classes, classification.templates, protocol.held_out)
+        questions.append(OpenSetPictures(words, classification.among))
+    return questions
+
+
+def _about_pixels(segmentation: Segmentation, protocol: Protocol) -> list[Question]:
+    """Segmentation and, where the protocol asks for it, what goes with it."""
+    questions: list[Question] = [segmentation]
+    if protocol.held_out:
+        words = KnownWords(segmentation.classes, segmentation.templates, protocol.held_out)
+        questions.append(OpenSetPixels(words, by_threshold=protocol.background == "threshold"))
+    if protocol.cluster_pictures:
+        questions.append(Clusters(segmentation.classes, protocol.cluster_pictures))
+    return questions
+
+
+def _check_words(name: str, classes: ClassList, protocol: Protocol, has_words: bool) -> None:
+    """Refuse what the protocol asks of classes that a benchmark has not. Raises ConfigError."""
+    if protocol.held_out:
+        if not has_words:
+            raise ConfigError("protocol", [f"held_out: {name} names neither whole pictures nor pixels; leave it out"])
+        KnownWords(classes, (), protocol.held_out).check()
+    if protocol.back_off and not (has_words and classes.hypernyms):
+        raise ConfigError("protocol", [f"back_off: {name} has no classes with hypernyms to answer with; leave it out"])
+
+
 def _shapes(root: Location, protocol: Protocol, seen: tuple[str, ...] | None) -> tuple[Part, ...]:
     """Four splits: one object, several, several in camouflage, and two birds on either background."""
     single, classes = open_benchmark("shapes", root, "single")
     multi, camouflage, spurious = (open_benchmark("shapes", root, split)[0] for split in SHAPES_SPLITS)
     templates = templates_of("shapes", root, protocol.templates)
+    _check_words("shapes", classes, protocol, has_words=True)
     things = tuple(i for i, kind in enumerate(classes.kinds) if kind == "thing")
     stuff = tuple(name for name, kind in zip(classes.names, classes.kinds, strict=True) if kind == "stuff")
     birds = replace(
@@ -74,8 +115,8 @@ def _shapes(root: Location, protocol: Protocol, seen: tuple[str, ...] | None) ->
     )
     segmentation = Segmentation(classes, templates, constants=("all background", "one object"), seen=seen)
     return (
-        Part("single", single, (Classification(classes, templates, among=things),)),
-        Part("multi", multi, (segmentation, Grouping(protocol))),
+        Part("single", single, tuple(_about_pictures(Classification(classes, templates, among=things), protocol))),
+        Part("multi", multi, (*_about_pixels(segmentation, protocol), Grouping(protocol))),
         Part("camouflage", camouflage, (Grouping(protocol, table="grouping in camouflage"),)),
         Part("spurious", spurious, (Groups(birds, templates, first_label=BIRDS[0]),)),
     )

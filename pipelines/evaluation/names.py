@@ -30,6 +30,7 @@ BENCHMARKS = {
     "coco-panoptic": Asked("COCO panoptic", "segmentation"),
     "coco-stuff": Asked("COCO-Stuff 164k", "segmentation"),
     "coco-object": Asked("COCO-Object", "segmentation"),
+    "coco-instances": Asked("COCO instances", "regions"),
     "cityscapes19": Asked("Cityscapes, 19 classes", "segmentation"),
     "cityscapes27": Asked("Cityscapes, 27 classes", "segmentation"),
     "shapes": Asked("generated scenes", "shapes"),

@@ -53,6 +53,28 @@ class Protocol(Section):
     """Whether the ground is a segment to be matched."""
     average: Literal["segments", "pictures"] = "segments"
     """Whether every segment weighs the same, or every picture."""
+    cluster_pictures: int = Field(0, ge=0)
+    """Pictures, evenly spread, whose patches are clustered once for all pictures, into as many clusters as there are
+    classes, to be matched with them (STEGO); 0 asks nothing about clusters."""
+    back_off: tuple[float, ...] = ()
+    """Leads in cosine: where the best class leads the second by less, the answer is what both are, by WordNet."""
+    held_out: tuple[str, ...] = ()
+    """Classes that the open-set questions give the model no words for; without any they are not asked."""
+    region_pooling: Literal["mean", "max", "align"] = "mean"
+    """How the patches of an annotated region become one: their mean or maximum, or points within its box (RoIAlign)."""
+
+    @model_validator(mode="after")
+    def _check_cosines(self) -> Protocol:
+        if any(lead <= 0 for lead in self.back_off) or sorted({*self.back_off}) != list(self.back_off):
+            raise ValueError(f"back_off: leads must be above 0 and ascend (got {list(self.back_off)})")
+        for field, others in (
+            ("held_out", ("refine", "prompt_denoising", "key_smoothing", "top_classes")),
+            ("back_off", ("refine", "key_smoothing")),
+        ):
+            for name in others:
+                if getattr(self, field) and getattr(self, name):
+                    raise ValueError(f"{field}: needs the cosines of all words, which {name} replaces; leave one out")
+        return self
 
     @model_validator(mode="after")
     def _check_background(self) -> Protocol:
@@ -99,10 +121,12 @@ PROTOCOLS = {
         background="threshold",
         background_threshold=0.5,
     ),
+    # STEGO sees centre squares alone, and learns its clusters while it trains a head of its own.
+    "stego": Protocol(name="stego", cluster_pictures=500),
     "shapes": Protocol(name="shapes", both_signs=True, count_ground=True),
 }
-"""By name: the paper's extended vocabulary, GroupViT's evaluation (arXiv 2202.11094), TCL's (arXiv 2212.00785), and
-that of the generated scenes."""
+"""By name: the paper's extended vocabulary, GroupViT's evaluation (arXiv 2202.11094), TCL's (arXiv 2212.00785), the
+Hungarian matching of STEGO (arXiv 2203.08414), and that of the generated scenes."""
 
 _OF_BENCHMARK: dict[tuple[str, str], dict[str, object]] = {("groupvit", "context60"): {"background_threshold": 0.35}}
 """What a protocol does otherwise on one benchmark."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -56,6 +56,20 @@ class Question(Protocol):
 
     def explain(self) -> dict[str, str]:
         """What the numbers hang on, by name, in words."""
+
+
+@runtime_checkable
+class LearningQuestion(Question, Protocol):
+    """A question that learns something of some pictures once, in one process, before it is put to all of them."""
+
+    def sample(self, pictures: int) -> Sequence[int]:
+        """Which of so many pictures it learns from."""
+
+    def learn(self, pictures: Iterator[tuple[Features, int, Example]], number: int) -> Any:
+        """What it needs to know of so many pictures, as JSON holds it."""
+
+    def with_learned(self, learned: Any) -> Question:
+        """The question that can be asked."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ PICTURES = "pictures"
 """Of a result: the folder of what was drawn."""
 
 Table = dict[str, dict[str, float]]
-"""Answer -> number's name -> number; the first answer is the model's, the others are trivial ones beside it."""
+"""Answer -> number's name -> number; the first answer is the model's, as are others called "model ..."; what is beside
+them is trivial."""
 
 
 @dataclass(frozen=True)

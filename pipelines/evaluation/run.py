@@ -13,7 +13,7 @@ import pyarrow as pa
 import ray.data
 
 from pipelines.console import Console
-from pipelines.evaluation.question import Row
+from pipelines.evaluation.question import LearningQuestion, Row
 from pipelines.evaluation.units import Measurer, Task, Unit, units_of
 from pipelines.storage import Location
 
@@ -58,6 +58,20 @@ class Progress:
     def clear(self) -> None:
         """Forget all units: the result is written."""
         self._folder.remove_folder()
+
+    def learn_on_ray(self, num_gpus: float) -> Task:
+        """The task with what its questions learn before they are asked: once, by one actor, kept with the units."""
+
+        def learn(part: int, question: LearningQuestion) -> Any:
+            file = self._folder / f"{part:02d}-{question.table.replace(' ', '-')}.learned.json"
+            if not file.exists():
+                asked = [{"part": part, "table": question.table}]
+                (row,) = map_on_actors(asked, _Learning, (self._task,), workers=1, num_gpus=num_gpus)
+                file.write_text(row["learned"])
+            return json.loads(file.read_text())
+
+        self._task = self._task.after_learning(learn)
+        return self._task
 
     def measure_on_ray(self, workers: int, num_gpus: float, console: Console) -> None:
         """Measure what is missing with so many copies of the model."""
@@ -128,6 +142,15 @@ class Actor:
 
 
 _MISTAKE = "mistake"
+
+
+class _Learning(Actor):
+    """Lets questions learn."""
+
+    def work(self, measurer: Measurer, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        (question,) = (q for q in self._task.parts[row["part"]].questions if q.table == row["table"])
+        assert isinstance(question, LearningQuestion)
+        yield {"learned": json.dumps(measurer.learn(row["part"], question))}
 
 
 class _Measuring(Actor):

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import io
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from PIL import Image
 
 from pipelines.evaluation.dataset import Example
 from pipelines.evaluation.protocol import Protocol
-from pipelines.evaluation.question import Answerer, Part, Row
+from pipelines.evaluation.question import Answerer, LearningQuestion, Part, Row
 from pipelines.evaluation.reading import Features, Reader
 from pipelines.targets import FoundDecoder, FoundModel
 
@@ -64,33 +65,59 @@ class Task:
     device: str = "cpu"
     decoder: FoundDecoder | None = None
 
+    def after_learning(self, learn: Callable[[int, LearningQuestion], Any]) -> Task:
+        """The same task, each of whose questions knows what ``learn`` says of it and of its part."""
+        parts = []
+        for number, part in enumerate(self.parts):
+            questions = (
+                question.with_learned(learn(number, question)) if isinstance(question, LearningQuestion) else question
+                for question in part.questions
+            )
+            parts.append(replace(part, questions=tuple(questions)))
+        return replace(self, parts=tuple(parts))
+
 
 class Measurer:
-    """One copy of the model with every question put to it."""
+    """One copy of the model, to which the questions of a part are put when its first picture comes."""
 
     def __init__(self, task: Task) -> None:
         model = task.model.load().to(task.device)
         decoder = task.decoder.load().to(task.device) if task.decoder else None
         self._task, self._reader = task, Reader(model, task.protocol, task.model.name, decoder)
-        self._answerers: list[dict[str, Answerer]] = [
-            {question.table: question.ask(self._reader) for question in part.questions} for part in task.parts
-        ]
+        self._answerers: dict[int, dict[str, Answerer]] = {}
+
+    def learn(self, part: int, question: LearningQuestion) -> Any:
+        """What a question learns of its sample."""
+        positions = question.sample(len(self._task.parts[part].dataset))
+        pictures = ((features, index, example) for _, features, index, example in self._read(part, positions))
+        return question.learn(pictures, len(positions))
+
+    def learn_all(self) -> None:
+        """Let all questions learn; before anything is measured."""
+        self._task = self._task.after_learning(self.learn)
 
     def measure(self, unit: Unit) -> list[dict[str, Row]]:
         """The rows of every question, one dict a picture, in the order of pictures."""
-        answerers, rows = self._answerers[unit.part], {}
+        answerers, rows = self._ask(unit.part), {}
         for position, features, index, example in self._read(unit.part, range(unit.start, unit.stop)):
             rows[position] = {name: answerer.measure(features, index, example) for name, answerer in answerers.items()}
         return [rows[position] for position in sorted(rows)]
 
     def draw(self, part: int, table: str, positions: Sequence[int]) -> dict[int, tuple[bytes, str]]:
         """Some pictures as PNG with the line below them, by position."""
-        answerer = self._answerers[part][table]
+        answerer = self._ask(part)[table]
         drawn = {}
         for position, features, index, example in self._read(part, positions):
             picture, caption = answerer.draw(features, index, example)
             drawn[position] = _png(picture), caption
         return drawn
+
+    def _ask(self, part: int) -> dict[str, Answerer]:
+        """Who answers the questions of a part, by table."""
+        if part not in self._answerers:
+            questions = self._task.parts[part].questions
+            self._answerers[part] = {question.table: question.ask(self._reader) for question in questions}
+        return self._answerers[part]
 
     def _read(self, part: int, positions: Iterable[int]) -> Iterator[tuple[int, Features, int, Example]]:
         """Each picture with the features of its batch; pictures of one size make up a batch."""

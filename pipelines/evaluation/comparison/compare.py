@@ -206,7 +206,9 @@ def _benchmark(name: str, models: Sequence[Model], system: str, data: str) -> Be
 
 def model_answers(table: Mapping[str, Any]) -> list[str]:
     """The answers of a table that are the model's: the first, and others by the names that only a model's have."""
-    return [answer for i, answer in enumerate(table) if i == 0 or answer in _MODEL_ANSWERS]
+    return [
+        answer for i, answer in enumerate(table) if i == 0 or answer in _MODEL_ANSWERS or answer.startswith("model ")
+    ]
 
 
 def _lines(benchmark: str, results: Mapping[str, FoundResult], system: str, data: str) -> list[Line]:

@@ -6,7 +6,7 @@ Shapes in names: D embedding width, C classes, K words, H W pixels, h w patch gr
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from clippy import inference, metrics
+from clippy import metrics
 from clippy.maskclip import key_smoothing, prompt_denoising
 from clippy.refine import label_refined
-from clippy.upsampling import best_probability, label_pixels
+from clippy.upsampling import best_probability, label_pixels, two_best
 from clippy.vocabulary import ClassList
 from pipelines.evaluation.dataset import VOID, Example
 from pipelines.evaluation.drawing import draw_ids
 from pipelines.evaluation.question import Findings, Row
+from pipelines.evaluation.questions.hierarchy import TABLE, answers_of, explain_hierarchy, hierarchy_table
 from pipelines.evaluation.reading import Features, Reader
 from pipelines.evaluation.result import Table
 
@@ -41,6 +42,8 @@ class Segmentation:
     """Trivial answers beside the model's: all pixels are the picture's attribute ``background``, or its label."""
     seen: tuple[str, ...] | None = None
     """Classes whose masks a decoder was trained on, if the patches go through one."""
+    back_off: tuple[float, ...] = ()
+    """Leads in cosine below which the answer of a pixel is what its two best words have in common."""
     table: str = "segmentation"
 
     def ask(self, reader: Reader) -> SegmentationAnswerer:
@@ -50,27 +53,32 @@ class Segmentation:
     def explain(self) -> dict[str, str]:
         """Names, prompts, and how numbers are averaged."""
         groups = {group: [self.classes.names[i] for i in ids] for group, ids in self._by_seen().items()}
-        return {
+        told = {
             "class names": f"{self.classes.name} ({len(self.classes)}): {self.classes.source}",
             "prompts": " | ".join(self.templates),
             "mIoU": "one confusion matrix over all pixels that are not void, at the labels' own size; mean over the "
             "classes that have ground truth",
             **{f"{group} classes": ", ".join(names) for group, names in groups.items()},
         }
+        return told | (explain_hierarchy(self.back_off) if self.classes.hypernyms else {})
 
     def sum_up(self, rows: Iterable[Row]) -> Findings:
-        """mIoU over all classes, and over things and stuff where there are both; pixel accuracy."""
+        """mIoU over all classes, and over things and stuff where there are both; pixel accuracy; how right it was."""
         totals: dict[str, Counter[tuple[int, int]]] = {}
+        backed_off = [Counter[tuple[int, int]]() for _ in self.back_off]
         for row in rows:
             for answer, pairs in row["pairs"].items():
-                total = totals.setdefault(answer, Counter())
-                for truth, predicted, count in pairs:
-                    total[truth, predicted] += count
+                _add(totals.setdefault(answer, Counter()), pairs)
+            for total, pairs in zip(backed_off, row.get("backed_off", ()), strict=True):
+                _add(total, pairs)
         confusions = {answer: self._matrix(total) for answer, total in totals.items()}
         ours = confusions["model"]
         numbers = {answer: self._numbers(matrix) for answer, matrix in confusions.items()}
+        tables = {self.table: numbers | self._trivial(ours)}
+        if self.classes.hypernyms:
+            tables[TABLE] = hierarchy_table(self.classes, totals["model"], self.back_off, backed_off)
         return Findings(
-            tables={self.table: numbers | self._trivial(ours)},
+            tables=tables,
             per_class=self._per_class(ours),
             confusion=[[int(t), int(p), int(ours[t, p])] for t, p in zip(*np.nonzero(ours), strict=True)],
         )
@@ -144,18 +152,17 @@ class SegmentationAnswerer:
     def measure(self, features: Features, index: int, example: Example) -> Row:
         """Pairs of true and named class, of the model, the trivial answers and the best that its patches allow."""
         truth = _mask_of(example)
-        h, w = features.patches_BhwD.shape[1:3]
-        majority_hw = inference.patch_majority(torch.from_numpy(truth), h, w, ignore=VOID)
-        answers = {
-            "model": self.name_pixels(features, index, example),
-            "patch-majority oracle": inference.enlarge(majority_hw, truth.shape).numpy(),
-        }
+        answers = {"model": self.name_pixels(features, index, example)}
         for name in self._question.constants:
             constant = example.label if name == "one object" else example.attributes["background"]
             assert constant is not None
             answers[name] = np.full_like(truth, constant)
         pairs = {name: self._pairs(answer, truth) for name, answer in answers.items()}
-        return {"pairs": pairs, "score": _mean_iou(pairs["model"])}
+        pairs["patch-majority oracle"] = _best_of_patches(truth, *features.patches_BhwD.shape[1:3])
+        row: Row = {"pairs": pairs, "score": _mean_iou(pairs["model"])}
+        if self._question.back_off:
+            row["backed_off"] = [self._pairs(answer, truth) for answer in self._back_off(features, index, example)]
+        return row
 
     def draw(self, features: Features, index: int, example: Example) -> tuple[Image.Image, str]:
         """Picture, named pixels and truth side by side."""
@@ -168,24 +175,46 @@ class SegmentationAnswerer:
     def name_pixels(self, features: Features, index: int, example: Example) -> Ids:
         """The class of each pixel of picture ``index``: (H, W) int32."""
         patches_hwD, words_KD, kept_K = self._score(features, index)
-        protocol, scale, size = self._reader.protocol, self._reader.scale, example.pixels.shape[:2]
-        probability_HW = None
-        if protocol.refine:
-            found_HW, probability_HW = label_refined(patches_hwD, words_KD, example.pixels, scale)
+        size, probability_HW = example.pixels.shape[:2], None
+        if self._reader.protocol.refine:
+            found_HW, probability_HW = label_refined(patches_hwD, words_KD, example.pixels, self._reader.scale)
         else:
             found_HW = label_pixels(patches_hwD, words_KD, size)
             if self._threshold is not None:
-                probability_HW = best_probability(patches_hwD, words_KD, size, scale)
-        classes_HW = self._class_of_word_K.to(kept_K.device)[kept_K][found_HW]
+                probability_HW = best_probability(patches_hwD, words_KD, size, self._reader.scale)
+        return self._with_background(self._classes_of(kept_K)[found_HW], probability_HW).cpu().numpy()
+
+    def _back_off(self, features: Features, index: int, example: Example) -> Iterator[Ids]:
+        """The answer of each pixel for each lead: a class, or what the two best words have in common."""
+        patches_hwD, words_KD, kept_K = self._score(features, index)
+        if len(words_KD) < 2:  # there is nothing to have in common
+            yield from [self.name_pixels(features, index, example)] * len(self._question.back_off)
+            return
+        size, probability_HW = example.pixels.shape[:2], None
         if self._threshold is not None:
-            background = self._question.classes.background
-            assert probability_HW is not None
-            assert background is not None
-            threshold = torch.tensor(self._threshold, device=probability_HW.device)
-            if protocol.relative_threshold:
-                threshold = torch.minimum(threshold, probability_HW.max())
-            classes_HW[probability_HW < threshold] = background
-        return classes_HW.cpu().numpy()
+            probability_HW = best_probability(patches_hwD, words_KD, size, self._reader.scale)
+        labels_2HW, lead_HW = two_best(patches_hwD, words_KD, size)
+        first_HW, second_HW = self._classes_of(kept_K)[labels_2HW]
+        common_CC = torch.from_numpy(answers_of(self._question.classes.hypernyms).common_CC).to(first_HW)
+        for lead in self._question.back_off:
+            answer_HW = torch.where(lead_HW < lead, common_CC[first_HW, second_HW], first_HW)
+            yield self._with_background(answer_HW, probability_HW).cpu().numpy()
+
+    def _classes_of(self, kept_K: Tensor) -> Tensor:
+        """(K,) int32: the classes of some words by number."""
+        return self._class_of_word_K.to(kept_K.device)[kept_K]
+
+    def _with_background(self, classes_HW: Tensor, probability_HW: Tensor | None) -> Tensor:
+        """The same with background where the best word is not probable enough, if the protocol has a threshold."""
+        if self._threshold is None:
+            return classes_HW
+        background = self._question.classes.background
+        assert probability_HW is not None
+        assert background is not None
+        threshold = torch.tensor(self._threshold, device=probability_HW.device)
+        if self._reader.protocol.relative_threshold:
+            threshold = torch.minimum(threshold, probability_HW.max())
+        return classes_HW.masked_fill(probability_HW < threshold, background)
 
     def _score(self, features: Features, index: int) -> tuple[Tensor, Tensor, Tensor]:
         """Patches (h, w, D) and words (K, D) whose products are the scores, and the numbers of those words, (K,)."""
@@ -210,14 +239,29 @@ class SegmentationAnswerer:
 
     def _pairs(self, predicted: Ids, truth: Ids) -> list[list[int]]:
         """[true, named, pixels] of the pairs that occur."""
-        counted, num_classes = truth != VOID, len(self._question.classes)
-        counts = np.bincount(truth[counted].astype(np.int64) * num_classes + predicted[counted])
-        return [[int(i) // num_classes, int(i) % num_classes, int(counts[i])] for i in np.flatnonzero(counts)]
+        counted, answers = truth != VOID, max(len(self._question.classes), int(predicted.max(initial=0)) + 1)
+        counts = np.bincount(truth[counted].astype(np.int64) * answers + predicted[counted])
+        return [[int(i) // answers, int(i) % answers, int(counts[i])] for i in np.flatnonzero(counts)]
+
+
+def _best_of_patches(truth: Ids, h: int, w: int) -> list[list[int]]:
+    """Pairs of the best that one class a patch can do: its most frequent, the lowest of equals."""
+    ids, counts = metrics.count_in_patches(truth, h, w, ignore=VOID)
+    if not len(ids):
+        return []
+    joint = np.zeros((len(ids), len(ids)), dtype=np.int64)
+    np.add.at(joint, counts.argmax(axis=1), counts)
+    return [[int(ids[t]), int(ids[p]), int(joint[p, t])] for p, t in zip(*np.nonzero(joint), strict=True)]
 
 
 def _mask_of(example: Example) -> Ids:
     assert example.mask is not None, f"{example.key}: this benchmark has no masks"
     return example.mask
+
+
+def _add(total: Counter[tuple[int, int]], pairs: list[list[int]]) -> None:
+    for truth, predicted, count in pairs:
+        total[truth, predicted] += count
 
 
 def _mean_iou(pairs: list[list[int]]) -> float | None:

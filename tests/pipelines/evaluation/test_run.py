@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pipelines.evaluation.dataset import Example
 from pipelines.evaluation.gallery import choose_pictures, draw_pictures
 from pipelines.evaluation.protocol import PROTOCOLS
 from pipelines.evaluation.question import Part
+from pipelines.evaluation.questions.clusters import Clusters
 from pipelines.evaluation.questions.segmentation import Segmentation
 from pipelines.evaluation.run import Progress
 from pipelines.evaluation.units import Measurer, Task, units_of
@@ -75,6 +77,25 @@ def test_workers_and_kills_change_nothing(ray_cluster: None, tmp_path: Path) -> 
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
     # Of another model nothing is kept.
     assert Progress(task, {"model": "b"}, locate(str(folder))).pictures_missing() == 150
+
+
+def test_clusters_are_learned_once_for_any_number_of_workers(ray_cluster: None, tmp_path: Path) -> None:
+    stripes = Stripes(70)
+    question = Clusters(CLASSES, pictures=5)
+    task = replace(task_of(stripes), parts=(Part("val", stripes, (question,)),))
+    here = Measurer(task)
+    here.learn_all()
+    wanted = [row for unit in units_of(task.parts) for row in here.measure(unit)]
+    progress = Progress(task, {}, locate(str(tmp_path)))
+    progress.learn_on_ray(0)
+    progress.measure_on_ray(2, 0, Console())
+    assert list(progress.rows(0)) == wanted
+    # A start that goes on with what another one left takes its clusters too, whatever it would have learned itself.
+    (file,) = (tmp_path / "units").glob("*.learned.json")
+    file.write_text(json.dumps(json.loads(file.read_text())[::-1]))
+    again = Progress(task, {}, locate(str(tmp_path)))
+    assert again.learn_on_ray(0).parts[0].questions[0] == question.with_learned(json.loads(file.read_text()))
+    assert again.pictures_missing() == 0
 
 
 def test_a_broken_picture_is_told_in_one_sentence(ray_cluster: None, tmp_path: Path) -> None:
