@@ -171,7 +171,7 @@ def decoder_loss(
     scores_BCHW = logits_BKHW.log_softmax(dim=1)
     num_classes = int(class_of_word_K.max()) + 1
     if num_classes < len(words_KD):
-        shares_BKHW = scores_BCHW.exp()  # cosines over the temperature are 30 apart at most: none of them vanishes
+        shares_BKHW = scores_BCHW.exp()  # cosines over the temperature are 29 apart at most: none vanishes
         empty_BCHW = shares_BKHW.new_zeros(shares_BKHW[:, :num_classes].shape)
         scores_BCHW = empty_BCHW.index_add(1, class_of_word_K, shares_BKHW).log()
     counted = (targets_BHW >= 0).sum().clamp_min(1)

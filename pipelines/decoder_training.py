@@ -118,10 +118,14 @@ class DecoderTraining:
             set_learning_rate(optimizer, learning_rate(step, config, self.steps))
             optimizer.step()
             step += 1
-            if step % _LOG_EVERY == 0 or step == self.steps:
+            is_saved = step % self.checkpoint_every == 0 and step < self.steps
+            is_told = step % _LOG_EVERY == 0 or step == self.steps
+            if (is_told or is_saved) and not loss.isfinite():
+                raise ValueError(f"--learning-rate: {self.learning_rate} leads to no finite loss; lower it")
+            if is_told:
                 rate = (step - first) * self.batches.batch_size / (time.monotonic() - started)
                 console.progress(f"step {step}/{self.steps}  loss {loss.item():.4f}  {rate:.1f} pictures/s")
-            if step % self.checkpoint_every == 0 and step < self.steps:
+            if is_saved:
                 self._save(decoder, optimizer, step)
         console.clear()
 

@@ -57,7 +57,7 @@ class MaskBatches:
     def read_crop(self, number: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """The crop of that number in the endless row of all: pixels (S, S, 3) and targets (S, S). Raises DataError."""
         passes, place = divmod(number, len(self.dataset))
-        example = self.dataset.read(_order(len(self.dataset), self.seed, passes)[place])
+        example = self.dataset.read(int(_order(len(self.dataset), self.seed, passes)[place]))
         if example.mask is None:
             raise DataError(f"{example.key}: has no mask to learn from")
         share, down, along, mirror = numbers_of(4, "crop", self.seed, number)

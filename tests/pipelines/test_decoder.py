@@ -68,7 +68,7 @@ def request(model: str, data: str, out: Path, **changes: Any) -> DecoderRequest:
     return DecoderRequest(model, "folder", data, str(out), **values)
 
 
-def segmentation_of(model: str, data: str, decoder: Path | None, protocol: Protocol | None = None) -> Findings:
+def segmentation_of(model: str, data: str, decoder: Path | str | None, protocol: Protocol | None = None) -> Findings:
     """As ``evaluate`` measures it, in this process."""
     found = find_decoder(str(decoder)) if decoder else None
     protocol = protocol or Protocol()
@@ -241,6 +241,7 @@ def test_mistakes_are_one_sentence(
         ({"seen": ("red",)}, r"at least two classes must be seen to be told apart \(got 1\)"),
         ({"size": 36}, r"--size: must be whole patches of 8 pixels \(got 36\); use 32"),
         ({"steps": 0}, r"--steps: must be at least 1 \(got 0\)"),
+        ({"learning_rate": 1e30}, r"--learning-rate: 1e\+30 leads to no finite loss; lower it"),
         ({"learning_rate": 0.0}, r"--learning-rate: must be above 0 \(got 0\.0\)"),
     ):
         with pytest.raises(ValueError, match=message.replace("?", r"\?")):
@@ -256,14 +257,15 @@ def test_mistakes_are_one_sentence(
 
 
 def test_train_and_evaluate(
-    ray_cluster: None, model: str, blocks: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ray_cluster: None, s3: str, model: str, blocks: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "unseen.txt").write_text("grey\n")
-    out, result = tmp_path / "decoder", tmp_path / "result"
-    train = ["decoder", "train", model, "--benchmark", "folder", "--data", blocks["train"], "--out", str(out)]
-    assert main([*train, "--unseen", f"@{tmp_path}/unseen.txt", "--steps", "2", "--batch-size", "2", "--json"]) == 0
+    out, result = "s3://bucket/decoders/blocks", tmp_path / "result"
+    train = ["decoder", "train", model, "--benchmark", "folder", "--data", blocks["train"], "--out", out, "--json"]
+    steps = ["--steps", "2", "--batch-size", "2", "--checkpoint-every", "1"]
+    assert main([*train, *steps, "--unseen", f"@{tmp_path}/unseen.txt"]) == 0
     assert json.loads(capsys.readouterr().out)["unseen"] == ["grey"]
-    asked = Request(model, "folder", blocks["val"], decoder=str(out), out=str(result), workers=1)
+    asked = Request(model, "folder", blocks["val"], decoder=out, out=str(result), workers=1)
     found = evaluate(asked, Console(io.StringIO()))
     assert found.method == "decoder"
     assert {"mIoU", "mIoU seen", "mIoU unseen"} <= found.tables["segmentation"]["model"].keys()
@@ -273,4 +275,4 @@ def test_train_and_evaluate(
     expected = segmentation_of(model, blocks["val"], out).first["model"]
     assert found.tables["segmentation"]["model"] == expected
     with pytest.raises(ValueError, match="--decoder: is a method of its own; leave out --method k-means"):
-        evaluate(Request(model, "folder", blocks["val"], decoder=str(out), out=str(result), method="k-means"))
+        evaluate(Request(model, "folder", blocks["val"], decoder=out, out=str(result), method="k-means"))
