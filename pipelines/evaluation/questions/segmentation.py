@@ -108,10 +108,10 @@ class Segmentation:
         """The classes that a decoder has seen and those that it has not, as far as there are any."""
         if self.seen is None:
             return {}
-        groups: dict[str, list[int]] = {}
+        groups: dict[str, list[int]] = {"seen": [], "unseen": []}
         for i, name in enumerate(self.classes.names):
-            groups.setdefault("seen" if name in self.seen else "unseen", []).append(i)
-        return groups
+            groups["seen" if name in self.seen else "unseen"].append(i)
+        return {group: ids for group, ids in groups.items() if ids}
 
     def _trivial(self, confusion: NDArray[np.int64]) -> Table:
         """What the one commonest class, and a class drawn anew for each pixel, would get: exact, without a picture."""
