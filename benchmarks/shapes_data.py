@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clippy.inference import patch_majority
+from clippy.metrics import count_in_patches
 from pipelines.scenes import CLASSES, scene
 from pipelines.shapes import generate
 
@@ -144,7 +144,8 @@ def patch_labels(rows: int, image_size: int, patch: int) -> tuple[Tensor, Tensor
     """So many training scenes, uint8 (B, 3, H, W), and the commonest class of each of their patches, int64 (B, N)."""
     scenes = [scene(SEED, "train", index, image_size=image_size) for index in range(rows)]
     grid = image_size // patch
-    masks = [patch_majority(torch.from_numpy(drawn.mask), grid, grid).flatten() for drawn in scenes]
+    counted = [count_in_patches(drawn.mask, grid, grid) for drawn in scenes]
+    masks = [torch.from_numpy(ids[counts.argmax(axis=1)]) for ids, counts in counted]  # most frequent class
     images = torch.from_numpy(np.stack([drawn.image for drawn in scenes])).permute(0, 3, 1, 2)
     return images, torch.stack(masks)
 

@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clippy.metrics import IGNORED_ID
 from clippy.words import fill
 
 CAPTIONS_PER_CALL = 256
@@ -197,33 +196,10 @@ def patch_colours(images: Tensor, patch: int) -> Tensor:
     return F.unfold(images.float() / 255, kernel_size=patch, stride=patch).mT
 
 
-def patch_majority(mask_HW: Tensor, h: int, w: int, ignore: int = IGNORED_ID) -> Tensor:
-    """Find the most frequent class of each patch: the best a patch-wise answer can do (an upper bound).
-
-    mask_HW: integer ids, cut into h x w near-equal patches. Returns (h, w) int64; the lowest id wins a tie. Pixels of
-    id `ignore` have no vote, and a patch of nothing else gets `ignore`.
-    Raises ValueError for fewer pixels than patches.
-    """
-    if mask_HW.ndim != 2 or mask_HW.shape[0] < h or mask_HW.shape[1] < w:
-        raise ValueError(f"a mask of shape {tuple(mask_HW.shape)} does not divide into {h} x {w} patches")
-    ids_C, index_HW = mask_HW.long().unique(return_inverse=True)
-    row_H, column_W = _cells(mask_HW.shape[0], h), _cells(mask_HW.shape[1], w)
-    cells_HW = (row_H[:, None] * w + column_W).to(mask_HW.device) * len(ids_C) + index_HW
-    votes = torch.bincount(cells_HW.flatten(), minlength=h * w * len(ids_C))
-    votes_NC = votes.reshape(h * w, len(ids_C)).masked_fill(ids_C == ignore, 0)
-    majority_N = ids_C[votes_NC.argmax(dim=1)].masked_fill(votes_NC.sum(dim=1) == 0, ignore)
-    return majority_N.reshape(h, w)
-
-
 def enlarge(ids_hw: Tensor, size: Sequence[int]) -> Tensor:
     """Give every pixel the id of the patch that it lies in: nearest up-sampling to `size`, (H, W)."""
-    row_H, column_W = (_cells(pixels, patches) for pixels, patches in zip(size, ids_hw.shape, strict=True))
+    row_H, column_W = (torch.arange(n) * patches // n for n, patches in zip(size, ids_hw.shape, strict=True))
     return ids_hw[row_H[:, None], column_W]
-
-
-def _cells(pixels: int, patches: int) -> Tensor:
-    """The patch that each pixel of a side lies in."""
-    return torch.arange(pixels) * patches // pixels
 
 
 def _unit(embeddings: Tensor) -> Tensor:

@@ -101,12 +101,49 @@ def best_jaccard(
     segments, groups = _integers(segments, "segments"), _integers(groups, "groups")
     _require_same_shape(segments, groups, "segments", "groups")
     counted = segments != ignore
-    ids, rows = np.unique(segments[counted], return_inverse=True)
+    ids, rows = _number(segments[counted])
     columns = groups[counted]
     _require_range(columns, num_groups, "groups")
-    joint = np.bincount(rows.reshape(-1) * num_groups + columns, minlength=len(ids) * num_groups)
+    joint = np.bincount(rows * num_groups + columns, minlength=len(ids) * num_groups)
     overlap = joint.reshape(len(ids), num_groups)
     return _best_overlaps(overlap, overlap.sum(axis=1), overlap.sum(axis=0), scored=include_ground | (ids != 0))
+
+
+def count_in_patches(
+    ids: Integers, h: int, w: int, ignore: int = IGNORED_ID
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Count the pixels of each id in each of h x w near-equal patches.
+
+    ids: (H, W), H >= h and W >= w. Returns the ids that occur, rising, (S,), and the counts (h * w, S); pixels of
+    `ignore` are left out. What is constant in each patch can be scored from these alone. Raises ValueError for another
+    shape.
+    """
+    ids = _integers(ids, "ids")
+    if ids.ndim != 2 or ids.shape[0] < h or ids.shape[1] < w:
+        raise ValueError(f"ids of shape {ids.shape} do not divide into {h} x {w} patches")
+    rows, columns = (np.arange(n) * patches // n for n, patches in zip(ids.shape, (h, w), strict=True))
+    present, numbers = _number(ids.reshape(-1))
+    cells = (rows[:, None] * w + columns).reshape(-1)
+    counts = np.bincount(cells * len(present) + numbers, minlength=h * w * len(present)).reshape(h * w, -1)
+    kept = present != ignore
+    return present[kept], counts[:, kept]
+
+
+def best_jaccard_of_patches(
+    ids: NDArray[np.int64], counts: NDArray[np.int64], groups: Integers, num_groups: int, include_ground: bool = True
+) -> tuple[float, int]:
+    """`best_jaccard` of groups of whole patches.
+
+    ids, counts: what `count_in_patches` gave for the segments; groups: (h, w) or (h * w,) ids in 0..num_groups-1.
+    Returns the same sum and number. Raises ValueError for a group id out of range or another number of patches.
+    """
+    groups = _integers(groups, "groups").reshape(-1)
+    if len(groups) != len(counts):
+        raise ValueError(f"{len(groups)} groups for {len(counts)} patches; give one for each")
+    _require_range(groups, num_groups, "groups")
+    overlap = np.zeros((num_groups, len(ids)), dtype=np.int64)
+    np.add.at(overlap, groups, counts)
+    return _best_overlaps(overlap.T, counts.sum(axis=0), overlap.sum(axis=1), scored=include_ground | (ids != 0))
 
 
 def best_jaccard_of_masks(
@@ -124,9 +161,10 @@ def best_jaccard_of_masks(
             f"masks must be bool, one or more of the segments' shape {segments.shape} (got {masks.dtype} {masks.shape})"
         )
     counted = segments != ignore
-    ids, rows, sizes = np.unique(segments[counted], return_inverse=True, return_counts=True)
+    ids, rows = _number(segments[counted])
+    sizes = np.bincount(rows, minlength=len(ids))
     inside = masks[:, counted]
-    overlap = np.array([np.bincount(rows.reshape(-1)[mask], minlength=len(ids)) for mask in inside]).T
+    overlap = np.array([np.bincount(rows[mask], minlength=len(ids)) for mask in inside]).T
     return _best_overlaps(overlap, sizes, inside.sum(axis=1), scored=include_ground | (ids != 0))
 
 
@@ -219,6 +257,19 @@ def _integers(values: Integers, name: str) -> NDArray[np.int64]:
     if not (np.issubdtype(values.dtype, np.integer) or values.dtype == np.bool_):
         raise ValueError(f"{name} must hold integers (got {values.dtype})")
     return values.astype(np.int64)
+
+
+_FEW_IDS = 2**20
+
+
+def _number(values: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The values that occur, rising, and which of them each one is: `np.unique`, but without sorting small ids."""
+    if not values.size or values.max() - values.min() >= _FEW_IDS:
+        present, numbers = np.unique(values, return_inverse=True)
+        return present, numbers.reshape(-1)
+    lowest = values.min()
+    is_there = np.bincount(values - lowest) > 0
+    return np.flatnonzero(is_there) + lowest, (np.cumsum(is_there) - 1)[values - lowest]
 
 
 def _best_overlaps(

@@ -130,12 +130,16 @@ def _in_suite(request: Request, data: str, benchmark: str) -> Request:
 
 
 def measure_here(checkpoint: Location, config: EvalConfig) -> dict[str, float]:
-    """The benchmark's numbers by their short names, measured in this process alone and without pictures."""
+    """The benchmark's numbers by their short names, measured in this process alone and without pictures.
+
+    On a GPU where ``eval.resources`` has one; the others are the training's.
+    """
     if config.url is None or config.benchmark is None:
         raise ValueError("eval.benchmark, eval.url: name the benchmark that checkpoints are validated on, and its data")
     protocol = choose_protocol(None, config.benchmark, config.protocol)
     parts = open_parts(config.benchmark, locate(config.url, config.storage_options), protocol)
-    measurer = Measurer(Task(FoundModel(checkpoint.url, None, checkpoint), protocol, parts, config.batch_size))
+    device = "cuda" if config.resources.get("GPU") else "cpu"
+    measurer = Measurer(Task(FoundModel(checkpoint.url, None, checkpoint), protocol, parts, config.batch_size, device))
     measurer.learn_all()
     numbers: dict[str, float] = {}
     for number, part in enumerate(parts):

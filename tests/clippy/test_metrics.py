@@ -15,7 +15,9 @@ from clippy.metrics import (
     average_jaccard,
     best_jaccard,
     best_jaccard_of_masks,
+    best_jaccard_of_patches,
     confusion_matrix,
+    count_in_patches,
     group_counts,
     intersection_over_union,
     mean_iou,
@@ -267,3 +269,23 @@ def test_worst_group_of_nothing_is_nan() -> None:
 def test_worst_group_refuses_names(names: list[str]) -> None:
     with pytest.raises(ValueError, match="names"):
         worst_group(np.array([1, 1]), np.array([1, 1]), names)
+
+
+def test_counts_in_patches_by_hand() -> None:
+    ids = np.array([[3, 3, 1], [3, 9, 255], [1, 1, 255]])
+    present, counts = count_in_patches(ids, 2, 1)
+    assert present.tolist() == [1, 3, 9]
+    assert counts.tolist() == [[1, 3, 1], [2, 0, 0]]
+    with pytest.raises(ValueError, match="do not divide into 4 x 1"):
+        count_in_patches(ids, 4, 1)
+
+
+@given(seed=st.integers(0, 2**16), ground=st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_groups_of_patches_score_as_their_pixels_do(seed: int, ground: bool) -> None:
+    random = np.random.default_rng(seed)
+    segments = random.choice([0, 1, 2, 2**30, 255], size=(7, 9))  # void, and an id too large for a table
+    groups = random.integers(3, size=(3, 4))
+    rows, columns = np.arange(7) * 3 // 7, np.arange(9) * 4 // 9
+    of_pixels = best_jaccard(segments, groups[rows[:, None], columns], 3, include_ground=ground)
+    assert best_jaccard_of_patches(*count_in_patches(segments, 3, 4), groups, 3, ground) == of_pixels

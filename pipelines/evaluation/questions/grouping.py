@@ -24,6 +24,7 @@ from pipelines.evaluation.question import Findings, Row
 from pipelines.evaluation.reading import Features, Reader
 
 Ids = NDArray[np.int32]
+Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -85,26 +86,33 @@ class GroupingAnswerer:
             "raw-colour components": self._components(colours_1ND, grid),
         }
         segments = self._segments(example)
-        jaccard = {"model": self._jaccard_of_model(features, index, example, segments)}
-        jaccard |= {name: self._jaccard(groups, segments) for name, groups in answers.items()}
+        counted = metrics.count_in_patches(segments, grid[0], grid[1], ignore=VOID)
+        jaccard = {"model": self._jaccard_of_model(features, index, example, segments, counted)}
+        jaccard |= {name: self._jaccard(groups, counted) for name, groups in answers.items()}
         total, count = jaccard["model"]
         return {"jaccard": jaccard, "score": total / count if count else None}
 
     def draw(self, features: Features, index: int, example: Example) -> tuple[Image.Image, str]:
         """Picture, groups and segments side by side."""
         segments = self._segments(example)
-        groups = inference.enlarge(self._groups(features, index, example).cpu(), segments.shape).numpy()
-        total, count = self._jaccard_of_model(features, index, example, segments)
+        groups_hw = self._groups(features, index, example).cpu()
+        groups = inference.enlarge(groups_hw, segments.shape).numpy()
+        counted = metrics.count_in_patches(segments, groups_hw.shape[0], groups_hw.shape[1], ignore=VOID)
+        total, count = self._jaccard_of_model(features, index, example, segments, counted)
         names = [f"group {i + 1}" for i in range(max(int(groups.max()), int(segments.max())) + 1)]
         caption = f"{example.key}: Jaccard {total / count:.2f}" if count else example.key
         return draw_ids(example.pixels, groups.astype(np.int32), segments, names), caption
 
-    def _jaccard_of_model(self, features: Features, index: int, example: Example, segments: Ids) -> tuple[float, int]:
-        if self._question.protocol.grouping != "attention":
-            return self._jaccard(self._groups(features, index, example), segments)
+    def _jaccard_of_model(
+        self, features: Features, index: int, example: Example, segments: Ids, counted: tuple[Counts, Counts]
+    ) -> tuple[float, int]:
+        protocol = self._question.protocol
+        if protocol.grouping != "attention":
+            return self._jaccard(self._groups(features, index, example), counted)
         masks = [inference.enlarge(mask, segments.shape).numpy() for mask in features.head_masks_BAhw[index].cpu()]
-        ground = self._question.protocol.count_ground
-        return metrics.best_jaccard_of_masks(segments, np.stack(masks), ignore=VOID, include_ground=ground)
+        return metrics.best_jaccard_of_masks(
+            segments, np.stack(masks), ignore=VOID, include_ground=protocol.count_ground
+        )
 
     def _groups(self, features: Features, index: int, example: Example) -> Tensor:
         """(h, w) group of each patch."""
@@ -135,13 +143,10 @@ class GroupingAnswerer:
             return np.where(mask == VOID, VOID, mask + 1)
         return np.where(mask == VOID, VOID, np.where(mask == ground, 0, mask + 1))
 
-    def _jaccard(self, groups_hw: Tensor, segments: Ids) -> tuple[float, int]:
-        return metrics.best_jaccard(
-            segments,
-            inference.enlarge(groups_hw.cpu(), segments.shape).numpy(),
-            self._question.protocol.groups,
-            ignore=VOID,
-            include_ground=self._question.protocol.count_ground,
+    def _jaccard(self, groups_hw: Tensor, counted: tuple[Counts, Counts]) -> tuple[float, int]:
+        protocol = self._question.protocol
+        return metrics.best_jaccard_of_patches(
+            *counted, groups_hw.cpu().numpy(), protocol.groups, include_ground=protocol.count_ground
         )
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from clippy import inference, metrics
+from clippy import metrics
 from clippy.maskclip import key_smoothing, prompt_denoising
 from clippy.refine import label_refined
 from clippy.upsampling import best_probability, label_pixels, two_best
@@ -136,17 +136,13 @@ class SegmentationAnswerer:
     def measure(self, features: Features, index: int, example: Example) -> Row:
         """Pairs of true and named class, of the model, the trivial answers and the best that its patches allow."""
         truth = _mask_of(example)
-        h, w = features.patches_BhwD.shape[1:3]
-        majority_hw = inference.patch_majority(torch.from_numpy(truth), h, w, ignore=VOID)
-        answers = {
-            "model": self.name_pixels(features, index, example),
-            "patch-majority oracle": inference.enlarge(majority_hw, truth.shape).numpy(),
-        }
+        answers = {"model": self.name_pixels(features, index, example)}
         for name in self._question.constants:
             constant = example.label if name == "one object" else example.attributes["background"]
             assert constant is not None
             answers[name] = np.full_like(truth, constant)
         pairs = {name: self._pairs(answer, truth) for name, answer in answers.items()}
+        pairs["patch-majority oracle"] = _best_of_patches(truth, *features.patches_BhwD.shape[1:3])
         row: Row = {"pairs": pairs, "score": _mean_iou(pairs["model"])}
         if self._question.back_off:
             row["backed_off"] = [self._pairs(answer, truth) for answer in self._back_off(features, index, example)]
@@ -230,6 +226,16 @@ class SegmentationAnswerer:
         counted, answers = truth != VOID, max(len(self._question.classes), int(predicted.max(initial=0)) + 1)
         counts = np.bincount(truth[counted].astype(np.int64) * answers + predicted[counted])
         return [[int(i) // answers, int(i) % answers, int(counts[i])] for i in np.flatnonzero(counts)]
+
+
+def _best_of_patches(truth: Ids, h: int, w: int) -> list[list[int]]:
+    """Pairs of the best that one class a patch can do: its most frequent, the lowest of equals."""
+    ids, counts = metrics.count_in_patches(truth, h, w, ignore=VOID)
+    if not len(ids):
+        return []
+    joint = np.zeros((len(ids), len(ids)), dtype=np.int64)
+    np.add.at(joint, counts.argmax(axis=1), counts)
+    return [[int(ids[t]), int(ids[p]), int(joint[p, t])] for p, t in zip(*np.nonzero(joint), strict=True)]
 
 
 def _mask_of(example: Example) -> Ids:
