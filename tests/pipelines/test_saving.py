@@ -153,15 +153,15 @@ def test_parts_of_a_killed_start_are_not_taken_for_new_ones(job: Job, trained: T
 def test_training_goes_on_while_a_checkpoint_is_slowly_written(
     overrides: list[str], storage_proxy: ModuleType, s3: str
 ) -> None:
-    """Each request to storage takes 0.3 s, a checkpoint some twenty of them: the steps do not feel it."""
-    with storage_proxy.start_proxy(s3, delay_ms=300) as endpoint:
+    """Each request to storage takes 0.2 s, a checkpoint some twenty of them: the steps do not feel it."""
+    with storage_proxy.start_proxy(s3, delay_ms=200) as endpoint:
         options = f'storage.storage_options={{"endpoint_url": "{endpoint}"}}'
         mine = ["name=slow", "storage.url=s3://bucket/slow", options, "tracking.enabled=false"]
-        more = ["train.steps=120", "checkpoint.every=40", "scaling.num_workers=1"]
+        more = ["train.steps=60", "checkpoint.every=40", "scaling.num_workers=1"]
         job = prepare(load_recipe("shapes", [*overrides, *mine, *more]), Console())
         recorder, state = StepClock(job), new_state(job)
         assert train(job, state, recorder)
-        restored = restore(job, CPU, 120)
+        restored = restore(job, CPU, 60)
     assert_same(state, restored)
     first_saved = recorder.saved_at[0]
     assert first_saved > 45  # several steps after the checkpoint was due, at step 40
