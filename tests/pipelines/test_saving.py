@@ -167,7 +167,7 @@ def test_training_goes_on_while_a_checkpoint_is_slowly_written(
     assert first_saved > 45  # several steps after the checkpoint was due, at step 40
     seconds = {step: recorder.times[step + 1] - recorder.times[step] for step in range(10, first_saved)}
     during, before = ([seconds[step] for step in steps] for steps in (range(41, first_saved), range(10, 40)))
-    assert statistics.median(during) < 1.5 * statistics.median(before)
+    assert statistics.median(during) < statistics.median(before) + 0.2  # not one request's time, on a busy machine too
     assert max(during) < 1.5
 
 
