@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import signal
 import statistics
@@ -70,7 +69,8 @@ class Row:
     steps_lost: int
     samples_lost: int
     samples_twice: int
-    seconds_to_resume: float
+    seconds_to_resume: float | None
+    """None where the run did not go on."""
     curve_equal: bool
     note: str = ""
 
@@ -208,7 +208,7 @@ def measure_all(lab: Lab, endpoint: str, names: list[str]) -> list[Row]:
             rows.append(measure(lab, endpoint, name, undisturbed))
         except Exception as error:  # one fault that nothing comes after must not hide what the others do
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
-            rows.append(Row(name, STEPS, STEPS * BATCH, 0, math.nan, False, "the run did not survive"))
+            rows.append(Row(name, STEPS, STEPS * BATCH, 0, None, False, "the run did not survive"))
     return rows
 
 
@@ -260,11 +260,12 @@ def compare(name: str, run: Run, fault: Fault, undisturbed: Run) -> Row:
 
 def table(rows: list[Row]) -> str:
     """A line a fault."""
-    form = "{:<12}{:>11}{:>14}{:>15}{:>10}  {:<7}{}"
+    form = "{:<12}{:>11}{:>14}{:>15}{:>10}  {:<9}{}"
     lines = [form.format("fault", "steps lost", "samples lost", "samples twice", "seconds", "curve", "")]
     for row in rows:
         curve = "equal" if row.curve_equal else "differs"
-        numbers = (row.steps_lost, row.samples_lost, row.samples_twice, row.seconds_to_resume)
+        seconds = "never" if row.seconds_to_resume is None else row.seconds_to_resume
+        numbers = (row.steps_lost, row.samples_lost, row.samples_twice, seconds)
         lines.append(form.format(row.fault, *numbers, curve, row.note))
     return "\n".join(lines)
 

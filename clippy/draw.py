@@ -19,6 +19,8 @@ MARGIN = 8
 TEXT_SIZE = 15
 LINE_HEIGHT = 22
 SWATCH = 14
+OUTLINE = 2
+"""Pixels of each of the two lines that a region's edge is marked with."""
 BACKGROUND = (255, 255, 255)
 INK = (20, 20, 20)
 GOLDEN_ANGLE = 0.381966  # of a full turn
@@ -130,8 +132,33 @@ def panel(
     return canvas
 
 
-def sheet(panels: Sequence[Image.Image], columns: int) -> Image.Image:
-    """Lay out panels on one page in reading order; each column is as wide as its widest panel.
+def tile(image: Pixels, caption: str, region: Labels | None = None) -> Image.Image:
+    """Draw a picture in a square of TILE_PIXELS with a caption below, and the outline of a region of it.
+
+    image: (H, W, 3) uint8; region: (H, W) bool. A small picture is enlarged without smoothing. Returns an RGB picture,
+    the same size for all. Raises ValueError for shapes that do not fit.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"image must be (H, W, 3) uint8 (got {image.shape} {image.dtype})")
+    if region is not None and region.shape != image.shape[:2]:
+        raise ValueError(f"region {region.shape} does not cover an image of {image.shape[:2]}")
+    scale = TILE_PIXELS / max(image.shape[:2])
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    smoothing = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX
+    shown = np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize(size, smoothing))
+    if region is not None:
+        inside = Image.fromarray(region.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
+        shown = _outlined(shown, np.asarray(inside) > 0)
+    canvas = Image.new("RGB", (TILE_PIXELS + 2 * MARGIN, TILE_PIXELS + 2 * MARGIN + LINE_HEIGHT), BACKGROUND)
+    corner = (MARGIN + (TILE_PIXELS - size[0]) // 2, MARGIN + (TILE_PIXELS - size[1]) // 2)
+    canvas.paste(Image.fromarray(shown), corner)
+    text = _fit(caption, TILE_PIXELS)
+    ImageDraw.Draw(canvas).text((MARGIN, TILE_PIXELS + MARGIN + 2), text, fill=INK, font=_font())
+    return canvas
+
+
+def sheet(panels: Sequence[Image.Image], columns: int, title: str = "") -> Image.Image:
+    """Lay out panels on one page in reading order, below a title; each column is as wide as its widest panel.
 
     Returns an RGB picture. Raises ValueError for no panels or columns < 1.
     """
@@ -140,11 +167,27 @@ def sheet(panels: Sequence[Image.Image], columns: int) -> Image.Image:
     rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
     heights = [max(item.height for item in row) for row in rows]
     widths = [max(row[column].width for row in rows if column < len(row)) for column in range(len(rows[0]))]
-    page = Image.new("RGB", (sum(widths), sum(heights)), BACKGROUND)
+    above = MARGIN + LINE_HEIGHT if title else 0
+    page = Image.new("RGB", (sum(widths), above + sum(heights)), BACKGROUND)
+    if title:
+        text = _fit(title, page.width - 2 * MARGIN)
+        ImageDraw.Draw(page).text((MARGIN, MARGIN), text, fill=INK, font=_font())
     for row_index, row in enumerate(rows):
         for column, item in enumerate(row):
-            page.paste(item, (sum(widths[:column]), sum(heights[:row_index])))
+            page.paste(item, (sum(widths[:column]), above + sum(heights[:row_index])))
     return page
+
+
+def _outlined(image: Pixels, inside: NDArray[np.bool_]) -> Pixels:
+    """Mark the edge of a region, dark and within that light, so that it is seen on any ground."""
+    outlined = image.copy()
+    padded = np.pad(inside, 1)  # the picture's own edge is one too
+    for colour in (INK, BACKGROUND):
+        before = padded[1:-1, 1:-1].copy()
+        for _ in range(OUTLINE):
+            padded[1:-1, 1:-1] &= padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+        outlined[before & ~padded[1:-1, 1:-1]] = colour
+    return outlined
 
 
 def _legend(entries: Sequence[tuple[str, tuple[int, int, int]]], width: int) -> Image.Image:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from clippy.metrics import IGNORED_ID
+from clippy.words import fill
 
 CAPTIONS_PER_CALL = 256
 MAX_SCORES = 2**25
@@ -56,16 +56,13 @@ def evaluation(model: Encoder) -> Iterator[None]:
 def embed_classes(model: Encoder, names: Sequence[str], templates: Sequence[str]) -> Tensor:
     """Embed each class name as the mean of its prompts: normalise each, average, normalise again.
 
-    templates: texts with "{}" where the name goes. Returns (C, D) float32 of unit length.
+    templates: texts for `clippy.words.fill`, with "{}" where the name goes. Returns (C, D) float32 of unit length.
     Raises ValueError for no names, no templates, or a template without "{}".
     Source: CLIP's prompt ensemble, as the CLIPpy paper uses it.
     """
     _require_sequence(names, "names")
     _require_sequence(templates, "templates")
-    for template in templates:
-        if "{}" not in template:
-            raise ValueError(f"template {template!r} has no '{{}}' for the class name")
-    captions = [template.replace("{}", name) for name in names for template in templates]
+    captions = [fill(template, name) for name in names for template in templates]
     with evaluation(model):
         parts = [
             _unit(model.encode_captions(captions[start : start + CAPTIONS_PER_CALL]))
@@ -199,22 +196,10 @@ def patch_colours(images: Tensor, patch: int) -> Tensor:
     return F.unfold(images.float() / 255, kernel_size=patch, stride=patch).mT
 
 
-def patch_majority(mask_HW: Tensor, h: int, w: int, ignore: int = IGNORED_ID) -> Tensor:
-    """Find the most frequent class of each patch: the best a patch-wise answer can do (an upper bound).
-
-    mask_HW: integer ids. Returns (h, w) int64; the lowest id wins a tie. Pixels of id `ignore` have no
-    vote, and a patch of nothing else gets `ignore`. Raises ValueError if the mask does not divide into
-    h x w patches.
-    """
-    if mask_HW.ndim != 2 or mask_HW.shape[0] % h or mask_HW.shape[1] % w:
-        raise ValueError(f"a mask of shape {tuple(mask_HW.shape)} does not divide into {h} x {w} patches")
-    patches = mask_HW.long().reshape(h, mask_HW.shape[0] // h, w, mask_HW.shape[1] // w)
-    ids_C, columns = patches.transpose(1, 2).reshape(h * w, -1).unique(return_inverse=True)
-    rows = torch.arange(h * w, device=mask_HW.device)[:, None]
-    votes = torch.bincount((rows * len(ids_C) + columns).flatten(), minlength=h * w * len(ids_C))
-    votes_NC = votes.reshape(h * w, len(ids_C)).masked_fill(ids_C == ignore, 0)
-    majority_N = ids_C[votes_NC.argmax(dim=1)].masked_fill(votes_NC.sum(dim=1) == 0, ignore)
-    return majority_N.reshape(h, w)
+def enlarge(ids_hw: Tensor, size: Sequence[int]) -> Tensor:
+    """Give every pixel the id of the patch that it lies in: nearest up-sampling to `size`, (H, W)."""
+    row_H, column_W = (torch.arange(n) * patches // n for n, patches in zip(size, ids_hw.shape, strict=True))
+    return ids_hw[row_H[:, None], column_W]
 
 
 def _unit(embeddings: Tensor) -> Tensor:

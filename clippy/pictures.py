@@ -81,7 +81,9 @@ def classify_picture(
     words = labels if isinstance(labels, Vocabulary) else embed_words(model, labels, templates=templates)
     size = model.image_size
     data = Path(picture).read_bytes() if isinstance(picture, str | Path) else picture
-    square = images.decode_image(data, size) if isinstance(data, bytes) else images.resize_and_crop(_pixels(data), size)
+    square = (
+        images.decode_image(data, size) if isinstance(data, bytes) else images.resize_and_crop(read_pixels(data), size)
+    )
     cosine_C = inference.classify(model, _batch(model, square), words.embeddings_CD)[0, : len(words.labels)]
     with torch.inference_mode():
         probability_C = (cosine_C * model.logit_scale).softmax(dim=0)
@@ -108,7 +110,7 @@ def segment_picture(
     words = labels if isinstance(labels, Vocabulary) else embed_words(model, labels, background, templates)
     options.check_words(len(words.embeddings_CD))
     check_options(model, options)
-    pixels = _pixels(picture)
+    pixels = read_pixels(picture)
     patches_hwD, classes_KD, kept_K = _score(model, pixels, words.embeddings_CD, options)
     if options.refine:
         found_HW, probability_HW = label_refined(patches_hwD, classes_KD, pixels, model.logit_scale)
@@ -134,10 +136,10 @@ def group_picture(model: AnyModel, picture: Picture, options: GroupOptions | Non
     options = options or GroupOptions()
     options.check()
     check_options(model, options)
-    pixels = _pixels(picture)
+    pixels = read_pixels(picture)
     if options.readout == "attention":
         return _group_by_attention(model, pixels, options)
-    patches_hwD = _embed(model, _shown(model, pixels, options), model.patch_size, options)
+    patches_hwD = embed(model, show(model, pixels, options), model.patch_size, options)
     centres_KD = inference.group_centres(patches_hwD.flatten(0, 1), options.groups // 2, centred=True, both_signs=True)
     if options.refine:
         found_HW = label_refined(patches_hwD, centres_KD, pixels)[0].cpu().numpy()
@@ -174,8 +176,8 @@ def _score(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Patches (h, w, D) and classes (K, D) whose products are the scores, and the words that the classes are, (K,)."""
     reader = MaskCLIP(model) if options.readout == "maskclip" else model
-    images_13HW = _shown(model, pixels, options)
-    patches_hwD = _embed(reader, images_13HW, model.patch_size, options)
+    images_13HW = show(model, pixels, options)
+    patches_hwD = embed(reader, images_13HW, model.patch_size, options)
     embeddings_CD = embeddings_CD.to(patches_hwD.device)
     kept_K = torch.arange(len(embeddings_CD), dtype=torch.int32, device=patches_hwD.device)
     if options.prompt_denoising is None and options.key_smoothing is None:
@@ -195,7 +197,7 @@ def _score(
 def _group_by_attention(model: AnyModel, pixels: Pixels, options: GroupOptions) -> Segmentation:
     assert isinstance(model, CLIPpy)  # as check_options made sure
     with inference.evaluation(model):
-        attention_Ahw = class_attention(model, _shown(model, pixels, options))[0]
+        attention_Ahw = class_attention(model, show(model, pixels, options))[0]
         masks_Ahw = attention_masks(attention_Ahw)
         heads_hw = attention_Ahw.masked_fill(~masks_Ahw, 0).argmax(dim=0) + 1
         heads_hw[~masks_Ahw.any(dim=0)] = 0
@@ -204,7 +206,7 @@ def _group_by_attention(model: AnyModel, pixels: Pixels, options: GroupOptions) 
     return Segmentation(pixels, heads_HW.cpu().numpy(), (BACKGROUND, *names))
 
 
-def _shown(model: AnyModel, pixels: Pixels, options: View) -> Tensor:
+def show(model: AnyModel, pixels: Pixels, options: View) -> Tensor:
     """The picture as uint8 (1, 3, H, W) of the size that the model sees, where the model is."""
     if model.takes_one_size and options.window is None:
         size = (model.image_size, model.image_size)
@@ -213,7 +215,7 @@ def _shown(model: AnyModel, pixels: Pixels, options: View) -> Tensor:
     return _batch(model, images.resize(pixels, *size))
 
 
-def _embed(reader: inference.Encoder, images_13HW: Tensor, patch_size: int, options: View) -> Tensor:
+def embed(reader: inference.Encoder, images_13HW: Tensor, patch_size: int, options: View) -> Tensor:
     """(h, w, D) float32 vectors of the patches that cover a picture: of unit length, or means of such from windows."""
     if options.window is None:
         patches_1ND, grid = inference.embed_patches(reader, images_13HW)
@@ -230,7 +232,7 @@ def _batch(model: AnyModel, pixels: Pixels) -> Tensor:
     return torch.tensor(pixels).permute(2, 0, 1)[None].to(model.logit_scale.device)
 
 
-def _pixels(picture: Picture) -> Pixels:
+def read_pixels(picture: Picture) -> Pixels:
     """Any picture as uint8 (H, W, 3). Raises ImageError for bytes that are none, ValueError for another array."""
     if isinstance(picture, str | Path):
         picture = Path(picture).read_bytes()

@@ -1,9 +1,9 @@
-"""The best class of each pixel, without holding the scores of all classes at all pixels where these are too many.
+"""The best classes of each pixel, without holding the scores of all classes at all pixels where these are too many.
 
 Equal to `clippy.inference.segment` up to rounding, in bounded memory. Between four patch centres a score is bilinear,
 there and in every rectangle inside, so a class that is nowhere at the corners of a rectangle as good as some other one
-is at all of them cannot win in it. In large pictures rectangles with many classes left are quartered, and most of many
-classes are never up-sampled at all.
+is at all of them cannot win in it, nor come second if there are two such others. In large pictures rectangles with many
+classes left are quartered, and most of many classes are never up-sampled at all.
 
 Shapes in names: D embedding width, C classes, K candidates among them, P pixels of a rectangle, R its rows, S its
 columns, H and W in pixels, h and w in patches.
@@ -45,26 +45,34 @@ def label_pixels(patches_hwD: Tensor, classes_CD: Tensor, size: tuple[int, int])
     if len(classes_CD) * size[0] * size[1] <= inference.MAX_SCORES:
         return upsample(torch.einsum("hwd,cd->chw", patches_hwD, classes_CD), size).argmax(dim=0).int()
     labels_HW = torch.empty(size, dtype=torch.int32, device=patches_hwD.device)
-    down_H, rows = _between_centres(size[0], patches_hwD.shape[0])
-    along_W, columns = _between_centres(size[1], patches_hwD.shape[1])
-    down_H, along_W = down_H.to(patches_hwD.device), along_W.to(patches_hwD.device)
-    all_C = torch.arange(len(classes_CD), device=patches_hwD.device)
-    for row in rows:
-        for column in columns:
-            corners_22D = patches_hwD[[row.before, row.after]][:, [column.before, column.after]]
-            _label_rectangle(
-                labels_HW[row.start : row.stop, column.start : column.stop],
-                down_H[row.start : row.stop],
-                along_W[column.start : column.stop],
-                all_C,
-                classes_CD @ corners_22D.flatten(0, 1).T,
-            )
+    for rows, columns, down_R, along_S, corners_C4 in _rectangles(patches_hwD, classes_CD, size):
+        _label_rectangle(labels_HW[rows, columns], down_R, along_S, _all(corners_C4), corners_C4)
     return labels_HW
 
 
 @torch.inference_mode()
-def best_probability(patches_hwD: Tensor, classes_CD: Tensor, size: tuple[int, int], scale: Tensor) -> Tensor:
-    """How probable the class of `label_pixels` is: (H, W) float32, the softmax over classes of scaled pixel scores.
+def two_best(patches_hwD: Tensor, classes_CD: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The classes of the two highest scores of each pixel, (2, H, W) int32, and by how much the first leads, (H, W).
+
+    Arguments and memory as `label_pixels`, of two classes or more. Of equal scores either may come first.
+    """
+    classes_CD = classes_CD.to(patches_hwD.device)
+    if len(classes_CD) * size[0] * size[1] <= inference.MAX_SCORES:
+        best_2HW, labels_2HW = upsample(torch.einsum("hwd,cd->chw", patches_hwD, classes_CD), size).topk(2, dim=0)
+        return labels_2HW.int(), best_2HW[0] - best_2HW[1]
+    labels_2HW = torch.empty((2, *size), dtype=torch.int32, device=patches_hwD.device)
+    lead_HW = torch.empty(size, device=patches_hwD.device)
+    for rows, columns, down_R, along_S, corners_C4 in _rectangles(patches_hwD, classes_CD, size):
+        labels_2RS, lead_RS = labels_2HW[:, rows, columns], lead_HW[rows, columns]
+        _rank_rectangle(labels_2RS, lead_RS, down_R, along_S, _all(corners_C4), corners_C4)
+    return labels_2HW, lead_HW
+
+
+@torch.inference_mode()
+def best_and_total(
+    patches_hwD: Tensor, classes_CD: Tensor, size: tuple[int, int], scale: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The highest scaled score of each pixel, and the logarithm of the sum of all their exponentials: each (H, W).
 
     scale: the inverse temperature. Other arguments as `label_pixels`; holds as many scores at once, or one class's.
     """
@@ -73,12 +81,40 @@ def best_probability(patches_hwD: Tensor, classes_CD: Tensor, size: tuple[int, i
         scores_CHW = upsample(scale * torch.einsum("hwd,cd->chw", patches_hwD, part_CD), size)
         best_HW = torch.maximum(best_HW, scores_CHW.amax(dim=0))
         total_HW = torch.logaddexp(total_HW, scores_CHW.logsumexp(dim=0))
+    return best_HW, total_HW
+
+
+@torch.inference_mode()
+def best_probability(patches_hwD: Tensor, classes_CD: Tensor, size: tuple[int, int], scale: Tensor) -> Tensor:
+    """How probable the class of `label_pixels` is: (H, W) float32, the softmax over classes of scaled pixel scores.
+
+    Arguments and memory as `best_and_total`.
+    """
+    best_HW, total_HW = best_and_total(patches_hwD, classes_CD, size, scale)
     return (best_HW - total_HW).exp()
 
 
 def upsample(scores_Chw: Tensor, size: tuple[int, int]) -> Tensor:
     """(C, H, W): bilinear, as all scores are."""
     return F.interpolate(scores_Chw[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+def _all(corners_C4: Tensor) -> Tensor:
+    return torch.arange(len(corners_C4), device=corners_C4.device)
+
+
+def _rectangles(
+    patches_hwD: Tensor, classes_CD: Tensor, size: tuple[int, int]
+) -> Iterator[tuple[slice, slice, Tensor, Tensor, Tensor]]:
+    """Those between patch centres: rows, columns, how far each lies from one centre to the next, scores at corners."""
+    down_H, rows = _between_centres(size[0], patches_hwD.shape[0])
+    along_W, columns = _between_centres(size[1], patches_hwD.shape[1])
+    down_H, along_W = down_H.to(patches_hwD.device), along_W.to(patches_hwD.device)
+    for row in rows:
+        for column in columns:
+            corners_22D = patches_hwD[[row.before, row.after]][:, [column.before, column.after]]
+            down, along = slice(row.start, row.stop), slice(column.start, column.stop)
+            yield down, along, down_H[down], along_W[along], classes_CD @ corners_22D.flatten(0, 1).T
 
 
 def _label_rectangle(labels_RS: Tensor, down_R: Tensor, along_S: Tensor, ids_K: Tensor, corners_K4: Tensor) -> None:
@@ -95,6 +131,24 @@ def _label_rectangle(labels_RS: Tensor, down_R: Tensor, along_S: Tensor, ids_K: 
         for rows in _halves(len(down_R)):
             for columns in _halves(len(along_S)):
                 _label_rectangle(labels_RS[rows, columns], down_R[rows], along_S[columns], ids_K, corners_K4)
+
+
+def _rank_rectangle(
+    labels_2RS: Tensor, lead_RS: Tensor, down_R: Tensor, along_S: Tensor, ids_K: Tensor, corners_K4: Tensor
+) -> None:
+    """As `_label_rectangle`, for the two best classes."""
+    ends_K4 = corners_K4 @ _weights(down_R[[0, -1]], along_S[[0, -1]])
+    hopeful_K = ends_K4.amax(dim=1) >= ends_K4.amin(dim=1).topk(2).values[1]
+    ids_K, corners_K4 = ids_K[hopeful_K], corners_K4[hopeful_K]
+    if len(ids_K) * lead_RS.numel() <= min(inference.MAX_SCORES, _RECTANGLE_SCORES) or lead_RS.numel() == 1:
+        (best_P2, places_P2) = (corners_K4 @ _weights(down_R, along_S)).T.topk(2, dim=1)
+        labels_2RS[:] = ids_K[places_P2].T.unflatten(1, lead_RS.shape)
+        lead_RS[:] = (best_P2[:, 0] - best_P2[:, 1]).view(lead_RS.shape)
+    else:
+        for rows in _halves(len(down_R)):
+            for columns in _halves(len(along_S)):
+                part = labels_2RS[:, rows, columns], lead_RS[rows, columns]
+                _rank_rectangle(*part, down_R[rows], along_S[columns], ids_K, corners_K4)
 
 
 def _weights(down_R: Tensor, along_S: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Literal
+from typing import Any, Literal
 
 Kind = Literal["thing", "stuff", "background"]
 
@@ -27,6 +27,10 @@ class ClassList:
     """Further words whose pixels are background: the paper's extended vocabulary."""
     hypernyms: tuple[str, ...] = ()
     """WordNet synset of each class, a node of `clippy.hierarchy`; empty where there is no map."""
+    ids: tuple[int, ...] | None = None
+    """What the benchmark's own files call each class, such as COCO's category; None where that is its position."""
+    folders: tuple[str, ...] | None = None
+    """Folder of each class's pictures, where the benchmark has one for each."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -37,8 +41,9 @@ def class_list(name: str) -> ClassList:
     """A list by name, such as ``voc``. Raises ValueError for one that is not there."""
     if name not in class_list_names():
         raise ValueError(f"no class list {name!r}; there are {', '.join(class_list_names())}")
-    values = json.loads((files(_PACKAGE) / f"{name}.json").read_text())
+    values = _read(f"{name}.json")
     classes = values["classes"]
+    fields = classes[0].keys()
     return ClassList(
         name=name,
         source=values["source"],
@@ -46,7 +51,9 @@ def class_list(name: str) -> ClassList:
         kinds=tuple(entry["kind"] for entry in classes),
         background=values.get("background"),
         extra_words=tuple(values.get("extra_words", ())),
-        hypernyms=tuple(entry["synset"] for entry in classes) if "synset" in classes[0] else (),
+        hypernyms=tuple(entry["synset"] for entry in classes) if "synset" in fields else (),
+        ids=tuple(entry["id"] for entry in classes) if "id" in fields else None,
+        folders=tuple(entry["folder"] for entry in classes) if "folder" in fields else None,
     )
 
 
@@ -58,11 +65,20 @@ def class_list_names() -> tuple[str, ...]:
 
 
 def prompt_templates(name: str) -> tuple[str, ...]:
-    """A set of prompts with ``{}`` for the class, such as ``openai``. Raises ValueError for one that is not there."""
-    sets = json.loads((files(_PACKAGE) / TEMPLATES_FILE).read_text())
+    """A set of prompts for `clippy.words.fill`, such as ``openai``. Raises ValueError for one that is not there."""
+    sets = _read(TEMPLATES_FILE)
     if name not in sets:
         raise ValueError(f"no prompts {name!r}; there are {', '.join(sets)}")
     return tuple(sets[name]["templates"])
+
+
+def hypernym_map() -> dict[str, Any]:
+    """What `clippy.hierarchy` is built from: ``nodes`` by synset, and where they come from."""
+    return _read(HYPERNYMS_FILE)
+
+
+def _read(file: str) -> Any:
+    return json.loads((files(_PACKAGE) / file).read_text(encoding="utf-8"))
 
 
 _PACKAGE = "clippy.vocabularies"

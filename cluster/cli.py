@@ -7,9 +7,12 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from cluster.compare import add_compare_verb
 from cluster.data import add_data_verbs
+from cluster.evaluate import add_evaluate_verb
 from cluster.models import add_model_verbs
 from cluster.runs import add_runs_verbs
+from cluster.search import add_search_verb
 from cluster.use import add_use_verbs
 from cluster.verbs import add_json, print_result, result_alone, verb
 
@@ -49,10 +52,12 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_quickstart(verbs)
     _add_train(verbs)
-    _add_evaluate(verbs)
+    add_evaluate_verb(verbs)
+    add_compare_verb(verbs)
     _add_report(verbs)
     add_runs_verbs(verbs)
     add_use_verbs(verbs)
+    add_search_verb(verbs)
     _add_recipe(verbs)
     add_data_verbs(verbs)
     add_model_verbs(verbs)
@@ -74,22 +79,6 @@ def _add_train(verbs: Any) -> None:
     command = verb(verbs, "train", _train, "train as a recipe says; the same command again resumes")
     command.add_argument("recipe", metavar="RECIPE", help="a recipe's name (see: clippy recipe list) or a YAML file")
     command.add_argument("overrides", nargs="*", metavar="a.b=c", help=_OVERRIDES)
-    add_json(command)
-
-
-def _add_evaluate(verbs: Any) -> None:
-    command = verb(verbs, "evaluate", _evaluate, "measure a trained model on a benchmark, beside trivial answers")
-    command.add_argument(
-        "checkpoint", metavar="CHECKPOINT", help="a run folder, one of its checkpoints, or a model folder"
-    )
-    command.add_argument("--benchmark", choices=["shapes"], help="default: the one that the run's recipe names")
-    command.add_argument("--data", metavar="URL", help="the benchmark's data; default: as the run's recipe says")
-    command.add_argument(
-        "--out", metavar="FOLDER", help="for numbers and pictures; default: evaluation/ in the run folder"
-    )
-    command.add_argument(
-        "--ray-address", metavar="ADDRESS", help="a running cluster; default: as the run's recipe says"
-    )
     add_json(command)
 
 
@@ -132,19 +121,6 @@ def _train(options: argparse.Namespace) -> int:
     if options.json:
         print_result(asdict(summary), True, "")
     return 0 if summary.status == "finished" else 130
-
-
-def _evaluate(options: argparse.Namespace) -> None:
-    from pipelines.evaluate import evaluate
-
-    evaluation = evaluate(
-        options.checkpoint,
-        benchmark=options.benchmark,
-        data=options.data,
-        out=options.out,
-        ray_address=options.ray_address,
-    )
-    print_result(evaluation.as_dict(), options.json, evaluation.as_text())
 
 
 def _report(options: argparse.Namespace) -> None:

@@ -27,25 +27,25 @@ class Results:
 
     def as_text(self) -> str:
         """A short table, and where to look."""
-        evaluation = self.evaluation
-        accuracy, segmentation, grouping = evaluation["accuracy"], evaluation["segmentation"], evaluation["grouping"]
+        tables = self.evaluation["tables"]
+        accuracy, segmentation = tables["classification"], tables["segmentation"]
         ground, oracle = segmentation["all background"], segmentation["patch-majority oracle"]
         rows = [
-            ("object accuracy", accuracy["model"], f"chance {accuracy['chance']:.3f}"),
+            ("object accuracy", accuracy["model"]["top-1"], f"chance {accuracy['chance']['top-1']:.3f}"),
+            *(
+                (name, value, f"all background {ground[name]:.3f}, oracle {oracle[name]:.3f}")
+                for name, value in segmentation["model"].items()
+            ),
             *(
                 (
-                    f"mIoU, {part}",
-                    segmentation["model"][part],
-                    f"all background {ground[part]:.3f}, oracle {oracle[part]:.3f}",
+                    f"Jaccard, {table}",
+                    tables[table]["model"]["Jaccard"],
+                    f"raw-colour components {tables[table]['raw-colour components']['Jaccard']:.3f}",
                 )
-                for part in ("all", "things", "stuff")
-            ),
-            *(
-                (f"Jaccard, {split}", value, f"raw-colour PCA {grouping['raw-colour PCA'][split]:.3f}")
-                for split, value in grouping["model"].items()
+                for table in ("grouping", "grouping in camouflage")
             ),
         ]
-        lines = [f"{name:<22}{value:6.3f}   ({beside})" for name, value, beside in rows]
+        lines = [f"{name:<32}{value:6.3f}   ({beside})" for name, value, beside in rows]
         return "\n".join([*lines, "", f"{duration(self.seconds)}; now open {self.report}"])
 
 
@@ -62,7 +62,7 @@ def quickstart(out: str, overrides: Sequence[str] = ()) -> Results:
     generate(f"{folder}/data", seed=recipe.seed, progress=lambda done, total: console.count("scenes", done, total))
     console.clear()
     console.line("2/4 training")
-    from pipelines.evaluate import evaluate
+    from pipelines.evaluate import Request, evaluate
     from pipelines.local_ray import ray_session
     from pipelines.report import write_report
     from pipelines.train import run
@@ -72,7 +72,7 @@ def quickstart(out: str, overrides: Sequence[str] = ()) -> Results:
         if summary.status != "finished":
             raise KeyboardInterrupt
         console.line("3/4 evaluation")
-        evaluation = evaluate(recipe.run_url, console=console)
+        evaluation = evaluate(Request(recipe.run_url), console)
     console.line("4/4 report")
     report = write_report(recipe.run_url)
     return Results(asdict(summary), evaluation.as_dict(), report, time.monotonic() - started)

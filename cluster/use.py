@@ -23,12 +23,12 @@ _SHOWN_SHARES = 8
 def add_use_verbs(verbs: Any) -> None:
     """Declare the three commands."""
     command = verb(verbs, "classify", _classify, "name pictures by free words, with probabilities")
-    _add_inputs(command)
+    add_inputs(command)
     _add_labels(command, "comma-separated, or @FILE with one a line")
     command.add_argument("--top", type=int, default=5, metavar="N", help="labels to show, the best first (default: 5)")
     add_json(command)
     command = verb(verbs, "segment", _segment, "name every pixel of pictures by free words")
-    _add_inputs(command)
+    add_inputs(command)
     _add_labels(command, "comma-separated, or @FILE with one a line; their ids in masks are 1, 2, 3, ...")
     command.add_argument(
         "--background", metavar="WORDS", help="further words, whose pixels become id 0, e.g. sky,wall; or @FILE"
@@ -60,7 +60,7 @@ def add_use_verbs(verbs: Any) -> None:
     )
     _add_outputs(command, "segments")
     command = verb(verbs, "group", _group, "group the pixels of pictures without words; the largest group is 1")
-    _add_inputs(command)
+    add_inputs(command)
     command.add_argument(
         "--groups", type=int, metavar="N", help="groups at most, an even number from 2 to 64 (default: 8)"
     )
@@ -74,7 +74,8 @@ def add_use_verbs(verbs: Any) -> None:
     _add_outputs(command, "groups")
 
 
-def _add_inputs(command: Any) -> None:
+def add_inputs(command: Any) -> None:
+    """MODEL and IMAGE of every command that uses a model."""
     command.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     command.add_argument(
         "images",
@@ -133,7 +134,7 @@ def _classify(options: argparse.Namespace) -> None:
 
     console, answers = Console(), []
     with collect_pictures(options.images, console) as pictures:
-        model = _load(found)
+        model = load_on_device(found)
         words = embed_words(model, labels, templates=options.templates)
         for number, picture in enumerate(pictures, 1):
             best = classify_picture(model, picture.read(), words)[: options.top]
@@ -205,7 +206,7 @@ def _write_segmentations(
     console, answers = Console(), []
     with collect_pictures(options.images, console) as pictures:
         files = plan_files(pictures, options.out)
-        model = _load(found)
+        model = load_on_device(found)
         check_options(model, chosen, "--")
         segment = prepare(model)
         for number, (picture, place) in enumerate(zip(pictures, files, strict=True), 1):
@@ -252,7 +253,7 @@ def _find(path: str) -> FoundModel:
     return find_model(path)
 
 
-def _load(found: FoundModel) -> AnyModel:
+def load_on_device(found: FoundModel) -> AnyModel:
     """The model, on a GPU if this machine has one."""
     import torch
 

@@ -44,22 +44,38 @@ def committed_steps(checkpoints: Location) -> list[int]:
 
 def last_good_step(checkpoints: Location) -> int:
     """The newest checkpoint that was not saved amid steps that were skipped; 0 without one."""
-    for step in reversed(committed_steps(checkpoints)):
+    return _last_good(checkpoints, committed_steps(checkpoints))
+
+
+def _last_good(checkpoints: Location, steps: list[int]) -> int:
+    for step in reversed(steps):
         if json.loads((checkpoints / checkpoint_name(step) / STATE_FILE).read_text()).get("healthy", True):
             return step
     return 0
 
 
 @contextmanager
-def staging(checkpoints: Location, name: str) -> Iterator[Path]:
-    """A folder of this machine to write files of a checkpoint into; on a disk, beside those that are whole."""
-    if not checkpoints.is_local:
-        with tempfile.TemporaryDirectory(prefix="checkpoint-") as folder:
-            yield Path(folder)
-        return
-    beside = Path(checkpoints.path) / f"{WRITING}{name}"
-    beside.mkdir(parents=True, exist_ok=True)
-    yield beside
+def staging(checkpoints: Location, name: str, rank: int) -> Iterator[Path]:
+    """A folder of this machine to write files of a checkpoint into, gone when they are not to become one.
+
+    On a disk it lies beside those that are whole, and all workers share it; for an object store each has its own, of
+    the same name every time, so that a worker that is killed leaves no more than one.
+    """
+    if checkpoints.is_local:
+        folder = Path(checkpoints.path) / f"{WRITING}{name}"
+        folder.mkdir(parents=True, exist_ok=True)
+    else:
+        run = hashlib.sha256(checkpoints.url.encode()).hexdigest()[:16]
+        folder = Path(tempfile.gettempdir()) / f"checkpoint-{os.getuid()}-{run}-{rank}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700)
+    done = False
+    try:
+        yield folder
+        done = True
+    finally:
+        if not (done and checkpoints.is_local):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def clear_remains(checkpoints: Location) -> None:
@@ -73,15 +89,19 @@ def commit(folder: Path, destination: Location, state: dict[str, Any]) -> None:
     """Make the files in ``folder`` the checkpoint ``destination``: whole or not at all."""
     text = json.dumps(state, indent=2)
     if destination.is_local:
-        with open(folder / STATE_FILE, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
+        (folder / STATE_FILE).write_text(text, encoding="utf-8")
+        for path in folder.iterdir():
+            _keep_through_power_loss(path)
         destination.remove_folder()
         os.rename(folder, destination.path)
     else:
         upload(folder, destination)
         (destination / STATE_FILE).write_text(text)
+
+
+def _keep_through_power_loss(path: Path) -> None:
+    with open(path, "rb") as stream:
+        os.fsync(stream.fileno())
 
 
 def upload(folder: Path, destination: Location) -> None:
@@ -91,9 +111,12 @@ def upload(folder: Path, destination: Location) -> None:
 
 
 def prune(checkpoints: Location, config: CheckpointConfig, keep: Collection[int] = ()) -> list[int]:
-    """Remove the checkpoints that the policy does not keep, nor ``keep``; returns their steps."""
+    """Remove the checkpoints that the policy does not keep, nor ``keep``; returns their steps.
+
+    The one that a run would go back to stays, whatever the policy.
+    """
     steps = committed_steps(checkpoints)
-    kept = {*steps[-config.keep_last :], *keep}
+    kept = {*steps[-config.keep_last :], _last_good(checkpoints, steps), *keep}
     if config.keep_every:
         kept |= {step for step in steps if step % config.keep_every == 0}
     removed = [step for step in steps if step not in kept]

@@ -16,6 +16,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from itertools import islice
 from typing import Any
 
@@ -47,7 +48,7 @@ def run_direct(recipe: Recipe, console: Console) -> bool:
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if recipe.scaling.max_workers != world_size:
         recipe = recipe.model_copy(update={"scaling": recipe.scaling.model_copy(update={"num_workers": world_size})})
-        recipe = Recipe.model_validate(recipe.model_dump())
+        recipe = Recipe.build(f"{world_size} processes of torchrun", recipe.model_dump(mode="json"))
     device = _device(recipe)
     if world_size > 1:
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
@@ -63,6 +64,12 @@ def _train(recipe: Recipe, console: Console, device: torch.device, rank: int, wo
         prepare(recipe, console)
     _together()
     job = prepare(recipe, console)
+    with job.folder.held() if rank == 0 else nullcontext():
+        return _train_alone(job, console, device, rank, world_size)
+
+
+def _train_alone(job: Job, console: Console, device: torch.device, rank: int, world_size: int) -> bool:
+    recipe = job.recipe
     step, attempt = _agree_on_start(job, rank, world_size)
     state = restore(job, device, step)
     if recipe.train.activation_checkpointing:
@@ -89,9 +96,9 @@ def _train(recipe: Recipe, console: Console, device: torch.device, rank: int, wo
 
 
 def direct_batches(job: Job, layout: Layout, rank: int, first_batch: int) -> Iterator[Batch]:
-    """A worker's batches from ``first_batch`` on, read and decoded in threads of this process, some batches ahead."""
+    """A worker's batches from ``first_batch`` on, decoded in threads of this process, a batch and some units ahead."""
     threads = max(1, (os.cpu_count() or 1) // layout.world_size)
-    ahead = max(2 * threads, job.recipe.data.prefetch_batches * layout.units_per_worker)
+    ahead = layout.units_per_worker + max(2 * threads, job.recipe.data.prefetch_batches)
     wanted = (unit for batch in range(first_batch, job.recipe.train.steps) for unit in layout.units(batch, rank))
     blocks: list[dict[str, np.ndarray]] = []
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:

@@ -31,9 +31,9 @@ class Listener:
         while not stop_requested() and self._validator.poll(timeout=0.5):
             pass
 
-    def _log_validation(self, numbers: dict[str, float], step: int) -> None:
+    def _log_validation(self, numbers: dict[str, float], step: int, time_ms: int) -> None:
         if self._tracker:
-            self._tracker.log_values({f"eval/{name}": value for name, value in numbers.items()}, step)
+            self._tracker.log_validation(self._job.recipe.eval.benchmark, numbers, step, time_ms)
 
     def _hear(self, event: dict[str, Any]) -> None:
         job, console = self._job, self._console
@@ -45,6 +45,8 @@ class Listener:
                     self._tracker.log(records)
             case {"saved": _}:
                 self._validator.saved()
+            case {"starting": _}:
+                self._heard.failures_before = len(self._heard.failures)
             case {"started": workers, "step": step, "placement_group": group}:
                 self._heard.starts += 1
                 self._heard.placement_group = group
@@ -52,6 +54,8 @@ class Listener:
                     console.line(f"started again on {workers} worker{'s' * (workers > 1)} at step {step}")
             case {"checkpoint_failed": step, "reason": reason}:
                 console.line(f"the checkpoint of step {step} could not be written: {reason}; training goes on")
+            case {"unpruned": reason}:
+                console.line(f"older checkpoints could not be removed and take up room: {reason}; training goes on")
             case {"checkpoint_skipped": step}:
                 console.line(f"no checkpoint of step {step}: two before it are still being written")
             case {"went_back": back, "at": step}:

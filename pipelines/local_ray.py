@@ -80,7 +80,8 @@ def check_resources(recipe: Recipe) -> None:
 
     offered = ray.cluster_resources()
     # Not public, but Ray Train asks the same: what an autoscaler may add at most.
-    for name, amount in (ray._private.state.state.get_max_resources_from_cluster_config() or {}).items():
+    may_come = ray._private.state.state.get_max_resources_from_cluster_config() or {}
+    for name, amount in may_come.items():
         offered[name] = max(amount, offered.get(name, 0))
     address = recipe.scaling.ray_address
     where = "this machine" if address is None else f"the cluster at {address}"
@@ -89,18 +90,35 @@ def check_resources(recipe: Recipe) -> None:
             who = " and ".join(who for who, amount in parts.items() if amount)
             needed, has = sum(parts.values()), offered.get(name, 0)
             verb = "needs" if who == "a validation" else "need"
-            remedy = "a cluster in scaling.ray_address" if address is None else "a larger cluster"
+            remedy = "name a cluster in scaling.ray_address" if address is None else "have more nodes started first"
             raise ValueError(
                 f"scaling: {who} {verb} {needed:g} {name}, and {where} has {has:g}; lower scaling.num_workers, set "
-                f"scaling.use_gpu=false, or name {remedy}"
+                f"scaling.use_gpu=false, or {remedy}"
             )
+    if not may_come:
+        _check_one_worker(recipe.scaling, where)
+
+
+def _check_one_worker(scaling: ScalingConfig, where: str) -> None:
+    """Refuse a worker that is larger than any node."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    wanted = _each(scaling)
+    if not any(all(node.get(name, 0) >= amount for name, amount in wanted.items()) for node in nodes):
+        asked = ", ".join(f"{amount:g} {name}" for name, amount in wanted.items())
+        offered = ", ".join(f"{max(node.get(name, 0) for node in nodes):g} {name}" for name in wanted)
+        raise ValueError(
+            f"scaling.resources_per_worker: a worker needs {asked} on one node, and no node of {where} has that (the "
+            f"most that one has: {offered}); lower it"
+        )
 
 
 def _needed(recipe: Recipe) -> dict[str, dict[str, float]]:
     """By resource, what the fewest workers that the run goes on with, decoding and validation need."""
     scaling, validated = recipe.scaling, recipe.eval.resources if recipe.eval.every else {}
     workers, decoders = scaling.min_workers, scaling.decode_cores or 1
-    each = ({"GPU": 1.0} if scaling.use_gpu else {}) | scaling.resources_per_worker
+    each = _each(scaling)
     return {
         name: {
             f"{workers} worker{'s' * (workers > 1)}": each.get(name, 0) * workers,
@@ -109,3 +127,8 @@ def _needed(recipe: Recipe) -> dict[str, dict[str, float]]:
         }
         for name in {**each, **validated, "CPU": 0}
     }
+
+
+def _each(scaling: ScalingConfig) -> dict[str, float]:
+    """What a worker needs."""
+    return ({"GPU": 1.0} if scaling.use_gpu else {}) | scaling.resources_per_worker

@@ -42,8 +42,8 @@ class Reporter(Protocol):
     def log(self, records: list[dict[str, Any]]) -> None:
         """One record a step since the last call, the last with speed and time left."""
 
-    def save(self, state: TrainState, *, wait: bool) -> None:
-        """Have a checkpoint written; ``wait`` until it is."""
+    def save(self, state: TrainState, *, wait: bool, last: bool) -> None:
+        """Have a checkpoint written; ``wait`` until it is, or could not be. The ``last`` one has to be."""
 
     def go_back(self, state: TrainState) -> int:
         """Give the state weights and optimizer of the last good checkpoint, or the start; returns its step."""
@@ -101,7 +101,7 @@ def train_loop(
             reporter.log(window.records(state, patches.take()))
         if save:
             with timer("checkpoint"):
-                reporter.save(state, wait=done or preempted)
+                reporter.save(state, wait=done or preempted, last=done)
         if agreed.stop:
             break
     return state.step == recipe.train.steps
@@ -165,7 +165,8 @@ def _mind_health(state: TrainState, recipe: Recipe, reporter: Reporter, skipped:
         raise HealthError(
             f"the loss or gradient of {health.skipped_in_row} steps in a row, up to step {state.step}, was not finite, "
             f"after {health.rollbacks} returns to an earlier checkpoint (health.max_rollbacks); the last good one is "
-            "kept. Lower optim.learning_rate, set optim.max_grad_norm, or look at the pairs of these steps"
+            "kept. Look at the pairs of these steps, and go on with a higher health.max_rollbacks; a lower "
+            "optim.learning_rate or an optim.max_grad_norm wants a run of another name"
         )
     back_at = reporter.go_back(state)
     health.rollbacks += 1

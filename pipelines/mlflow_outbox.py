@@ -8,6 +8,7 @@ they set. Asking the server what it has would not do, since a request that timed
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections import deque
@@ -172,8 +173,9 @@ def may_pass(error: Exception) -> bool:
 
 
 def first_line(error: Exception) -> str:
-    """The error in one line of at most 200 characters."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    """The error in one line of at most 200 characters; MLflow's own name URLs with their password."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return re.sub(r"//[^/\s]*@", "//", line)[:200]
 
 
 def summary(items: Iterable[Points | Request]) -> str:

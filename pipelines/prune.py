@@ -33,6 +33,8 @@ def prune(
 ) -> list[Pruned]:
     """Remove all but the last ``keep_last`` whole checkpoints, those of each ``keep_every``-th step, and the best.
 
+    The newest that was not saved amid skipped steps stays too: a run that is not well would go back to it.
+
     ``place`` is a run or a folder of runs. A run that seems to be running is left alone among others, and an error if
     it is the one that was named, unless ``force``. Raises ValueError for that and for numbers below 1.
     """
@@ -92,7 +94,8 @@ def _kept(run: Run, keep_last: int, keep_every: int | None) -> list[str]:
     damaged = [c for c in run.checkpoints if not states[c.name].get("files", {}).keys() <= c.files]
     sound = [c for c in run.checkpoints if c not in damaged]
     best = validation.best(RunFolder(run.location)).get("step")
-    kept = {c.name for c in (*damaged, *sound[-keep_last:])}
+    healthy = [c for c in sound if states[c.name].get("healthy", True)]
+    kept = {c.name for c in (*damaged, *sound[-keep_last:], *healthy[-1:])}
     kept |= {c.name for c in sound if c.step == best or (keep_every and (c.step or 0) % keep_every == 0)}
     return [c.name for c in run.checkpoints if c.name in kept]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +13,10 @@ from pydantic import Field, field_validator, model_validator
 
 from clippy.architecture import ModelConfig
 from clippy.config import ConfigError, Section, merge, nearest, parse_mapping, read_text
+from pipelines.evaluation.names import BENCHMARKS
+from pipelines.evaluation.protocol import Protocol
 
-_SECRET_OPTIONS = ("key", "secret", "token", "password", "access_key", "secret_key", "session_token", "sas")
+_SECRET_WORDS = {"key", "secret", "token", "password", "passwd", "sas", "credential", "credentials", "authorization"}
 
 
 class LocationSection(Section):
@@ -25,7 +28,7 @@ class LocationSection(Section):
     @field_validator("storage_options")
     @classmethod
     def _no_credentials(cls, options: dict[str, Any]) -> dict[str, Any]:
-        secrets = [name for name in options if name.lower() in _SECRET_OPTIONS or "secret" in name.lower()]
+        secrets = list(_secrets(options))
         if secrets:
             raise ValueError(
                 f"{', '.join(secrets)}: credentials do not belong in a recipe, which is saved and logged; set "
@@ -34,13 +37,35 @@ class LocationSection(Section):
         return options
 
 
+def _secrets(options: Mapping[str, Any], section: str = "") -> Iterator[str]:
+    """Names of options that hold credentials, those inside of others too."""
+    for name, value in options.items():
+        words = set(re.split(r"[_\W]+", name.lower()))
+        if words & _SECRET_WORDS or "secret" in name.lower() or name.lower() == "connection_string":
+            yield section + name
+        elif isinstance(value, Mapping):
+            yield from _secrets(value, f"{section}{name}.")
+        elif isinstance(value, str) and _has_credentials(value):
+            yield section + name
+
+
+def _has_credentials(url: str) -> bool:
+    return "://" in url and "@" in urlsplit(url).netloc
+
+
+def without_credentials(url: str) -> str:
+    """The URL as it may be shown and saved: without the user name and password of its host."""
+    host = urlsplit(url).netloc
+    return url.replace(host, host.rpartition("@")[2], 1) if _has_credentials(url) else url
+
+
 def _url(value: str | None) -> str | None:
     """``value`` itself, unless it is empty or carries a user name or password."""
     if value is None:
         return None
     if not value:
         raise ValueError("must name a folder or URL, not be empty")
-    if "://" in value and "@" in urlsplit(value).netloc:
+    if _has_credentials(value):
         raise ValueError(
             "carries credentials before the '@'; a recipe is saved and logged, so set them in the environment"
         )
@@ -234,16 +259,19 @@ class HealthConfig(Section):
 class EvalConfig(LocationSection):
     """What ``clippy evaluate`` and ``clippy quickstart`` measure, and training while it goes on."""
 
-    benchmark: Literal["shapes"] | None = None
+    benchmark: str | None = None
+    """One of ``clippy evaluate --list``."""
     url: str | None = None
     """Folder or URL of the benchmark's data."""
-    batch_size: int = Field(50, gt=0)
+    protocol: Protocol | None = None
+    """How pictures are shown and read out; null is the benchmark's own way."""
+    batch_size: int = Field(16, gt=0)
     """Images per forward pass."""
     pictures: int = Field(12, ge=0)
-    """Overlays drawn per split."""
+    """Pictures drawn for each question: some of the first, the best and the worst."""
     every: int | None = Field(None, gt=0)
     """Steps between two checkpoints that are validated on the benchmark while training goes on; null validates none."""
-    best: str = "segmentation/model/all"
+    best: str = "segmentation/model/mIoU"
     """The number that marks a validated checkpoint as the best; it is never removed."""
     best_is: Literal["max", "min"] = "max"
     """Whether more or less of it is better."""
@@ -251,6 +279,15 @@ class EvalConfig(LocationSection):
     """What a validation takes for itself, e.g. ``{GPU: 1}``; without any, it shares the machine with the training."""
 
     _check_url = field_validator("url")(_url)
+
+    @field_validator("benchmark")
+    @classmethod
+    def _check_benchmark(cls, name: str | None) -> str | None:
+        if name is not None and name not in BENCHMARKS:
+            raise ValueError(
+                f"there is no benchmark {name!r}{nearest(name, list(BENCHMARKS))}; see clippy evaluate --list"
+            )
+        return name
 
 
 class ScalingConfig(Section):
@@ -355,6 +392,8 @@ class Recipe(Section):
             )
         if self.eval.every is not None and self.eval.benchmark is None:
             raise ValueError(f"eval.benchmark: with eval.every {self.eval.every}, name the benchmark to validate on")
+        if self.eval.every is not None and self.eval.url is None:
+            raise ValueError(f"eval.url: with eval.every {self.eval.every}, say where the benchmark's data lie")
         if self.optim.warmup_steps >= self.train.steps:
             raise ValueError(
                 f"optim.warmup_steps: {self.optim.warmup_steps} must be below train.steps {self.train.steps}"
@@ -441,15 +480,16 @@ _FREE = (
     "data.prefetch_batches",
     "data.storage_options",
     "data.object_store_gib",
+    "data.max_invalid_fraction",
     "train.activation_checkpointing",
     "train.micro_batch_size",
     "train.log_every",
     "train.profile_steps",
     "train.ledger",
     "checkpoint.",
-    "health.spike_deviations",
+    "health.",
 )
-"""Fields that may differ when a run goes on: they change where and how it runs, not what comes out."""
+"""Fields that may differ when a run goes on: they change where and how it runs and what stops it, not its result."""
 
 
 def recipe_names() -> list[str]:

@@ -10,7 +10,8 @@ from typing import Any
 
 from clippy.config import ConfigError
 from pipelines.console import duration
-from pipelines.evaluate import EVALUATION_FILE, EVALUATION_FOLDER
+from pipelines.evaluation.result import PICTURES, Picture, Result
+from pipelines.evaluation.subject import newest_results
 from pipelines.run_folder import SUMMARY_FILE, RunFolder
 from pipelines.storage import Location, locate
 from pipelines.timing import PHASES
@@ -81,46 +82,34 @@ def _by_cause(counts: Mapping[str, int]) -> str:
 
 
 def _evaluation_sections(folder: RunFolder) -> list[str]:
-    """Tables and pictures of the newest evaluation in the run folder, if there is one."""
-    folders = (folder.location / EVALUATION_FOLDER).list()
-    evaluated = [folder.location / EVALUATION_FOLDER / info.base_name for info in folders]
-    evaluated = [location for location in evaluated if (location / EVALUATION_FILE).exists()]
-    if not evaluated:
-        return []
-    values = RunFolder(evaluated[-1]).read_json(EVALUATION_FILE)
-    sections = [_section(f"Evaluation at step {values['step']:,}", _evaluation_tables(values))]
-    if values["pictures"]:
-        note = (
-            "<p>Left the picture, then what the model says, then the truth. The model was trained on pictures with "
-            "captions; it never saw a mask. Names are coloured by free words, groups are found without words.</p>"
-        )
-        sections.append(_section("Pictures", note + _gallery(evaluated[-1] / "pictures", values["pictures"])))
+    """Tables and pictures of all evaluations of the newest checkpoint that was evaluated."""
+    sections = []
+    for location, result in newest_results(folder):
+        step = "" if result.step is None else f" at step {result.step:,}"
+        sections.append(_section(f"Evaluation on {result.benchmark}{step}", _evaluation_tables(result)))
+        if result.pictures:
+            note = (
+                "<p>Left the picture, then what the model says, then the truth. The model was trained on pictures with "
+                "captions; it never saw a mask. Names are coloured by free words, groups are found without words.</p>"
+            )
+            drawn = _gallery(location / PICTURES, result.pictures)
+            sections.append(_section(f"Pictures of {result.benchmark}", note + drawn))
     return sections
 
 
-def _evaluation_tables(values: Mapping[str, Any]) -> str:
-    counts, protocol = values["pictures_measured"], values["protocol"]
-    parts = [
-        ("Zero-shot accuracy", f"{counts['single']} pictures; {protocol['accuracy']}", values["accuracy"]),
-        (
-            "Segmentation by free words, mIoU",
-            f"{counts['multi']} pictures; {protocol['segmentation']}",
-            values["segmentation"],
-        ),
-        ("Grouping without words, Jaccard", protocol["grouping"], values["grouping"]),
-        ("Two birds told apart by shape alone", f"{counts['spurious']} pictures, accuracy", values["birds"]),
-    ]
-    return "\n".join(f"<h3>{escape(title)}</h3><p>{escape(note)}</p>{_numbers(rows)}" for title, note, rows in parts)
-
-
-def _numbers(rows: Mapping[str, Any]) -> str:
-    first = next(iter(rows.values()))
-    columns = list(first) if isinstance(first, Mapping) else ["accuracy"]
-    body = (
-        [name, *(f"{value:.3f}" for value in (row.values() if isinstance(row, Mapping) else [row]))]
-        for name, row in rows.items()
+def _evaluation_tables(result: Result) -> str:
+    images = ", ".join(f"{count:,} {part}" for part, count in result.images.items())
+    tables = "\n".join(
+        f"<h3>{escape(title[0].upper() + title[1:])}</h3>{_numbers(rows)}" for title, rows in result.tables.items()
     )
-    return _table(["answer", *columns], body, highlight="model")
+    choices = _table(["", ""], result.protocol.items())
+    return f"<p>Pictures: {escape(images)}.</p>{tables}<details><summary>Protocol</summary>{choices}</details>"
+
+
+def _numbers(rows: Mapping[str, Mapping[str, float]]) -> str:
+    columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+    body = ([name, *(f"{row[c]:.3f}" if c in row else "" for c in columns)] for name, row in rows.items())
+    return _table(["answer", *columns], body, highlight=next(iter(rows)))
 
 
 def _table(head: Sequence[str], rows: Iterable[Iterable[Any]], highlight: str | None = None) -> str:
@@ -134,13 +123,14 @@ def _table(head: Sequence[str], rows: Iterable[Iterable[Any]], highlight: str | 
     return f"<table>{top}<tbody>{''.join(lines)}</tbody></table>"
 
 
-def _gallery(folder: Location, names: Sequence[str]) -> str:
+def _gallery(folder: Location, pictures: Sequence[Picture]) -> str:
     images = []
-    for name in names:
-        content = base64.b64encode((folder / name).read_bytes()).decode()
+    for picture in pictures:
+        content = base64.b64encode((folder / picture.file).read_bytes()).decode()
+        role = "" if picture.role == "sample" else f", among the {picture.role}"
         images.append(
-            f'<figure><img alt="{escape(name)}" src="data:image/png;base64,{content}">'
-            f"<figcaption>{escape(name.removesuffix('.png'))}</figcaption></figure>"
+            f'<figure><img alt="{escape(picture.caption)}" src="data:image/png;base64,{content}">'
+            f"<figcaption>{escape(f'{picture.table}{role}: {picture.caption}')}</figcaption></figure>"
         )
     return f'<div class="gallery">{"".join(images)}</div>'
 

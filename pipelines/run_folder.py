@@ -10,12 +10,16 @@ runs/NAME/recipe.yaml      the resolved recipe; can be run again as it is
           ledger/          see ``pipelines.ledger``
           profile/         traces of torch's profiler
           summary.json     written at the end
+          .lock            held by the command that trains
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -30,7 +34,7 @@ if TYPE_CHECKING:
 
 RECIPE_FILE, RUN_FILE, TOKENIZER_FILE = "recipe.yaml", "run.json", "tokenizer.json"
 METRICS_FILE, SUMMARY_FILE, CHECKPOINTS = "metrics.jsonl", "summary.json", "checkpoints"
-INITIAL = "initial"
+INITIAL, LOCK_FILE = "initial", ".lock"
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,27 @@ class RunFolder:
     """Access to one run's files."""
 
     location: Location
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the run to this process while the block runs; the system lets go when the process ends, however it does.
+
+        Raises ValueError if another process of this disk trains it. An object store knows no such thing.
+        """
+        if not self.location.is_local:
+            yield
+            return
+        with open(Path(self.location.path) / LOCK_FILE, "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(
+                    f"{self.location.url}: another command is training this run; stop that one, or give the new run "
+                    "another name with name=..."
+                ) from None
+            except OSError:
+                pass  # a filesystem without locks
+            yield
 
     def next_attempt(self) -> int:
         """Count one more start of the workers; the number of this one."""

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +53,15 @@ class CheckpointWriter:
         before_commit: Callable[[], None] = lambda: None,
         on_saved: Callable[[str], None] = lambda url: None,
         on_failed: Callable[[int, str], None] = lambda step, reason: None,
+        on_unpruned: Callable[[str], None] = lambda reason: None,
         keep: Callable[[], Collection[int]] = lambda: (),
     ) -> None:
         """All are called in the thread: ``before_commit`` is done before a checkpoint counts, ``on_saved`` hears its
-        URL, ``on_failed`` step and reason, and steps of ``keep`` are never removed."""
+        URL, ``on_failed`` step and reason, ``on_unpruned`` why older ones stay, and steps of ``keep`` are never
+        removed."""
         self._folder, self._config, self._share = folder, config, share
         self._before_commit = before_commit
-        self._on_saved, self._on_failed, self._keep = on_saved, on_failed, keep
+        self._on_saved, self._on_failed, self._on_unpruned, self._keep = on_saved, on_failed, on_unpruned, keep
         self._failed_in_row, self._last_error = 0, ""
         self._snapshots: queue.Queue[Snapshot] = queue.Queue()
         threading.Thread(target=self._work, daemon=True, name="checkpoints").start()
@@ -72,10 +75,10 @@ class CheckpointWriter:
         self._check()
         self._snapshots.put(snapshot)
 
-    def wait(self) -> None:
-        """Until all is written. Raises CheckpointError when the last one could not be."""
+    def wait(self, must_be_written: bool = True) -> None:
+        """Until all is written, or could not be. Raises CheckpointError where the last one ``must_be_written``."""
         self.settle()
-        if self._failed_in_row:
+        if must_be_written and self._failed_in_row:
             raise CheckpointError(self._complaint())
 
     def settle(self) -> None:
@@ -100,7 +103,7 @@ class CheckpointWriter:
                 self._failed_in_row = 0
             except Exception as error:  # a full disk, a storage that is away, a part that never came
                 self._failed_in_row += 1
-                self._last_error = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+                self._last_error = _in_one_line(error)
                 self._on_failed(snapshot.step, self._last_error)
             finally:
                 self._snapshots.task_done()
@@ -108,7 +111,7 @@ class CheckpointWriter:
     def _write(self, snapshot: Snapshot) -> None:
         name = checkpoint_name(snapshot.step)
         destination = self._folder / name
-        with checkpoints.staging(self._folder, f"{name}-{self._share.start}") as folder:
+        with checkpoints.staging(self._folder, f"{name}-{self._share.start}", self._share.rank) as folder:
             files = {path.name: checksum(path) for path in _patiently(lambda: write_snapshot(snapshot, folder))}
             parts = folder if self._folder.is_local else None
             _patiently(self._before_commit)
@@ -118,8 +121,15 @@ class CheckpointWriter:
             files |= self._others(destination, parts)
             state = {**snapshot.position, "files": dict(sorted(files.items()))}
             _patiently(lambda: checkpoints.commit(folder, destination, state))
-        _patiently(lambda: checkpoints.prune(self._folder, self._config, {snapshot.step, *self._keep()}))
         self._on_saved(destination.url)
+        self._prune(snapshot.step)
+
+    def _prune(self, step: int) -> None:
+        """What cannot be removed takes up room, but makes no checkpoint fail."""
+        try:
+            _patiently(lambda: checkpoints.prune(self._folder, self._config, {step, *self._keep()}))
+        except Exception as error:
+            self._on_unpruned(_in_one_line(error))
 
     def _hand_in(self, folder: Path, files: dict[str, str], destination: Location) -> None:
         """A further worker's files, and a note that they are whole."""
@@ -138,16 +148,20 @@ class CheckpointWriter:
         for rank in range(1, self._share.world_size if self._share.parts else 1):
             note = self._note(rank)
             place = locate(str(parts / note)) if parts else destination / note
-            while not place.exists():
+            while not _patiently(place.exists):
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"worker {rank} did not write its part within {_PATIENCE:.0f} s")
                 time.sleep(0.05 if parts else 0.5)
-            files |= json.loads(place.read_text())
-            place.filesystem.delete_file(place.path)
+            files |= json.loads(_patiently(place.read_text))
+            _patiently(partial(place.filesystem.delete_file, place.path))
         return files
 
     def _note(self, rank: int) -> str:
         return f"part-{rank:05d}.{self._share.start}.json"
+
+
+def _in_one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
 
 
 def _patiently(action: Callable[[], Any]) -> Any:

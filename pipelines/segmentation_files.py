@@ -24,11 +24,8 @@ class ResultFiles:
 
     def write(self, segmentation: Segmentation) -> None:
         """Both files, each whole or not at all. Raises ValueError where one cannot be written."""
-        for location, picture in ((self.mask, segmentation.mask()), (self.drawing, segmentation.drawing())):
-            try:
-                location.write_bytes(_png(picture))
-            except OSError as error:
-                raise ValueError(f"--out: {location.url}: cannot be written: {explain(error) or error}") from None
+        write_picture(self.mask, segmentation.mask())
+        write_picture(self.drawing, segmentation.drawing())
 
 
 def plan_files(pictures: Sequence[NamedPicture], out: str) -> list[ResultFiles]:
@@ -46,13 +43,28 @@ def plan_files(pictures: Sequence[NamedPicture], out: str) -> list[ResultFiles]:
         files = [ResultFiles(place, locate(f"{stem}-legend.png"))]
     else:
         files = _in_folder(pictures, place)
+    require_places([location for result in files for location in (result.mask, result.drawing)], pictures)
+    return files
+
+
+def require_places(places: Sequence[Location], pictures: Sequence[NamedPicture]) -> None:
+    """Raises ValueError for a local file that cannot be written, or that is one of the pictures."""
     inputs = {os.path.realpath(picture.file) for picture in pictures}
-    for location in (location for result in files for location in (result.mask, result.drawing)):
+    for location in places:
         if location.is_local:
             if os.path.realpath(location.path) in inputs:
                 raise ValueError(f"--out: {location.url} is one of the pictures and would be lost; name another place")
             _require_writable(location)
-    return files
+
+
+def write_picture(place: Location, picture: Image.Image) -> None:
+    """A PNG, whole or not at all. Raises ValueError where it cannot be written."""
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    try:
+        place.write_bytes(content.getvalue())
+    except OSError as error:
+        raise ValueError(f"--out: {place.url}: cannot be written: {explain(error) or error}") from None
 
 
 def _is_file_name(out: str, place: Location) -> bool:
@@ -91,9 +103,3 @@ def _require_writable(location: Location) -> None:
         raise ValueError(f"--out: {location.url}: cannot be written, {folder} is no folder; name another place")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ValueError(f"--out: {location.url}: no permission to write in {folder}; name another place")
-
-
-def _png(picture: Image.Image) -> bytes:
-    content = io.BytesIO()
-    picture.save(content, "PNG")
-    return content.getvalue()

@@ -50,7 +50,7 @@ def _tokenizer(job: Job) -> CaptionTokenizer:
 
 
 class RunReporter:
-    """Metrics, ledger and checkpoints of a run in its folder; ``tell`` hears events, on rank 0 alone."""
+    """Metrics, ledger and checkpoints of a run in its folder; ``tell`` hears events of rank 0, and failures of all."""
 
     def __init__(
         self,
@@ -64,6 +64,7 @@ class RunReporter:
         self._job = job
         self._share = share = replace(share, parts=job.recipe.checkpoint.sharded or job.recipe.train.ledger)
         self._first = share.rank == 0
+        whose = "" if self._first else f"worker {share.rank}: "
         self._tell = tell if self._first else lambda event: None
         self._metrics = MetricsFile(job.folder, step) if self._first else None
         traced = job.recipe.train.profile_steps if self._first else None
@@ -75,7 +76,8 @@ class RunReporter:
             share,
             before_commit=self._flush,
             on_saved=lambda url: self._tell({"saved": url}),
-            on_failed=lambda step, reason: self._tell({"checkpoint_failed": step, "reason": reason}),
+            on_failed=lambda step, reason: tell({"checkpoint_failed": step, "reason": whose + reason}),
+            on_unpruned=lambda reason: self._tell({"unpruned": reason}),
             keep=lambda: steps_to_keep(job.folder, job.recipe.eval.every),
         )
 
@@ -92,8 +94,11 @@ class RunReporter:
             self._metrics.append(records)
             self._tell({"records": records})
 
-    def save(self, state: TrainState, *, wait: bool) -> None:
-        """Have a checkpoint written beside the next steps, or wait for it; skipped while others are still written."""
+    def save(self, state: TrainState, *, wait: bool, last: bool) -> None:
+        """Have a checkpoint written beside the next steps, or wait for it; skipped while others are still written.
+
+        Raises CheckpointError when the ``last`` one, or too many in a row before, could not be.
+        """
         if self._profiler and wait and (trace := self._profiler.end()):
             self._tell({"profile": trace})
         if sum_over_workers(torch.tensor(int(self._writer.is_full()))) and not wait:
@@ -102,7 +107,7 @@ class RunReporter:
         if self._first or self._share.parts:
             self._writer.submit(self._snapshot(state))
         if wait:
-            self._writer.wait()
+            self._writer.wait(must_be_written=last)
             sum_over_workers(torch.tensor(0))  # nobody goes on before the others' parts are written
 
     def _snapshot(self, state: TrainState) -> Snapshot:

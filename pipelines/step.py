@@ -103,6 +103,7 @@ class Stepper:
         rate = learning_rate(state.step, self.recipe.optim, self.recipe.train.steps)
         set_learning_rate(state.optimizer, rate)
         state.optimizer.zero_grad(set_to_none=True)
+        statistics = [(b, b.clone()) for norm in _batch_norms(state.model) for b in norm.buffers()]
         if len(batches) == 1:
             loss, scale = self._whole(batches[0])
         else:
@@ -117,6 +118,9 @@ class Stepper:
             with timer("optimizer"):
                 state.optimizer.step()
                 state.model.clamp_logit_scale()
+        else:
+            for statistic, before in statistics:
+                statistic.copy_(before)
         state.step += 1
         return StepResult(loss, grad_norm, scale, rate, skipped)
 
@@ -191,10 +195,14 @@ class Stepper:
             return gather_rows(rows)
 
 
+def _batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
 @contextmanager
 def _statistics_kept(model: nn.Module) -> Iterator[None]:
     """Batch norms normalise as in training but leave their running statistics to the second run."""
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    norms = _batch_norms(model)
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 0.0

@@ -25,6 +25,11 @@ class Location:
         return Location(f"{self.url.rstrip('/')}/{name}", self.filesystem, f"{self.path.rstrip('/')}/{name}")
 
     @property
+    def parent(self) -> Location:
+        """The folder that this lies in."""
+        return Location(self.url.rpartition("/")[0], self.filesystem, self.path.rpartition("/")[0])
+
+    @property
     def is_local(self) -> bool:
         """Whether this is a folder or file of this machine."""
         return isinstance(self.filesystem, pafs.LocalFileSystem)

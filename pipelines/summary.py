@@ -80,6 +80,8 @@ class Heard:
 
     resumed_from: int = 0
     failures: list[dict[str, Any]] = field(default_factory=list)
+    failures_before: int = 0
+    """Of them, those of earlier starts of the workers."""
     throughput: Throughput | None = None
     first_batch_seconds: float | None = None
     budget: StreamBudget | None = None
@@ -100,6 +102,10 @@ class Heard:
         self.phases.update({name: seconds * len(records) for name, seconds in last["phases"].items()})
         if self.first_batch_seconds is None:
             self.first_batch_seconds = last.get("first_batch_seconds")
+
+    def cause(self, otherwise: str) -> str:
+        """What failed first since the workers were started last: the others then fail because one of them is gone."""
+        return next((failure["failure"] for failure in self.failures[self.failures_before :]), otherwise)
 
     @property
     def failures_that_end_it(self) -> list[dict[str, Any]]:

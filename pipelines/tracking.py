@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipelines import validation
 from pipelines.mlflow_outbox import MOST_POINTS, Outbox, Points, Request, first_line, may_pass, summary
-from pipelines.recipe import Recipe
+from pipelines.recipe import Recipe, without_credentials
 from pipelines.run_folder import RUN_FILE, RunFolder
 from pipelines.samples import Dataset, Source
 from pipelines.storage import locate
@@ -46,10 +47,11 @@ class Tracker:
 
         for name in ("mlflow", "alembic"):  # each step of making a database is no news to a user
             logging.getLogger(name).setLevel(logging.ERROR)
-        self.uri = tracking_uri(recipe)
+        uri = tracking_uri(recipe)
+        self.uri = without_credentials(uri)  # this one is shown, and saved with the run
         self._folder = folder
         try:
-            self._client = MlflowClient(tracking_uri=self.uri)
+            self._client = MlflowClient(tracking_uri=uri)
             self.run_id, self._known_steps = self._open_patiently(recipe)
         except Exception as error:  # MLflow, SQLAlchemy and requests each raise their own
             raise ValueError(
@@ -76,11 +78,20 @@ class Tracker:
                 if step not in self._known_steps:
                     self._outbox.put(Points(step, _step_metrics(record), now))
 
-    def log_values(self, values: dict[str, float], step: int) -> None:
-        """Log further numbers at one step."""
-        now, named = _now(), list(values.items())
+    def log_values(self, values: dict[str, float], step: int, time_ms: int | None = None) -> None:
+        """Log further numbers at one step, known at ``time_ms``, else now; what is sent again as it was counts once."""
+        known_at, named = _now() if time_ms is None else time_ms, list(values.items())
         for start in range(0, len(named), MOST_POINTS):
-            self._outbox.put(Points(step, dict(named[start : start + MOST_POINTS]), now))
+            self._outbox.put(Points(step, dict(named[start : start + MOST_POINTS]), known_at))
+
+    def log_validation(self, benchmark: str | None, numbers: dict[str, float], step: int, time_ms: int) -> None:
+        """Log what a checkpoint came to."""
+        self.log_values({f"eval/{benchmark}/{name}": value for name, value in numbers.items()}, step, time_ms)
+
+    def log_validations(self, folder: RunFolder) -> None:
+        """Log what all checkpoints of the run came to so far."""
+        for result in validation.recorded(folder):
+            self.log_validation(result["benchmark"], result["numbers"], result["step"], result["time_ms"])
 
     def log_file(self, path: Path, folder: str = "") -> None:
         """Log a file as an artifact; it has to stay where it is until ``finish``."""

@@ -45,6 +45,11 @@ def run(recipe: Recipe, console: Console | None = None) -> Summary:
     """
     console = console or Console()
     job = prepare(recipe, console)
+    with job.folder.held():
+        return _run(recipe, job, console)
+
+
+def _run(recipe: Recipe, job: Job, console: Console) -> Summary:
     step = job.resume_step()
     console.line(opening(job, step))
     started, heard = time.monotonic(), Heard(resumed_from=step)
@@ -54,6 +59,7 @@ def run(recipe: Recipe, console: Console | None = None) -> Summary:
         if tracker:
             tracker.describe(recipe, job.source)
             tracker.log(job.folder.read_metrics())  # what a killed driver wrote but did not send
+            tracker.log_validations(job.folder)
         if step < recipe.train.steps or steps_due(job.folder, recipe.eval.every):
             with ray_session(recipe.scaling):
                 _fit(job, console, tracker, heard)
@@ -106,7 +112,7 @@ def _fit(job: Job, console: Console, tracker: Tracker | None, heard: Heard) -> N
     for failure in heard.failures_that_end_it:
         raise ValueError(failure["failure"]) if failure["user_error"] else TrainingError(failure["failure"])
     if errors:
-        raise TrainingError(heard.failures[-1]["failure"] if heard.failures else str(errors[0])) from errors[0]
+        raise TrainingError(heard.cause(otherwise=str(errors[0]))) from errors[0]
 
 
 def _fit_again(job: Job, events: Any, budget: StreamBudget, heard: Heard) -> None:

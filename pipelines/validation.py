@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from pipelines.checkpoints import checkpoint_name, committed_steps
@@ -13,18 +14,34 @@ from pipelines.storage import Location
 VALIDATION, BEST_FILE = "validation", "best.json"
 
 
-def record(folder: RunFolder, step: int, numbers: dict[str, float], config: EvalConfig, error: str = "") -> bool:
-    """Write down what a checkpoint came to, or why nothing came of it; True if it is the best so far."""
-    _file(folder, step).write_text(json.dumps({"step": step, "numbers": numbers, "error": error}, indent=2) + "\n")
-    value, before = numbers.get(config.best), best(folder)
-    if value is None:
-        return False
-    sign = 1 if config.best_is == "max" else -1
-    if before and before["metric"] == config.best and sign * before["value"] >= sign * value:
-        return False
-    marked = {"step": step, "metric": config.best, "value": value}
-    (folder.location / VALIDATION / BEST_FILE).write_text(json.dumps(marked, indent=2) + "\n")
-    return True
+def record(
+    folder: RunFolder, step: int, numbers: dict[str, float], config: EvalConfig, time_ms: int, error: str = ""
+) -> bool:
+    """Write down what a checkpoint came to, or why nothing came of it; True if it is the best so far.
+
+    ``time_ms`` is when that was known. May be called again after storage refused something.
+    """
+    value = numbers.get(config.best)
+    is_best = value is not None and _beats(value, step, best(folder), config)
+    if is_best:  # before the rest: a checkpoint that is no longer due and not yet the best would not be kept
+        marked = {"step": step, "metric": config.best, "value": value}
+        (folder.location / VALIDATION / BEST_FILE).write_text(json.dumps(marked, indent=2) + "\n")
+    result = {"step": step, "benchmark": config.benchmark, "numbers": numbers, "error": error, "time_ms": time_ms}
+    _file(folder, step).write_text(json.dumps(result, indent=2) + "\n")
+    return is_best
+
+
+def _beats(value: float, step: int, before: dict[str, Any], config: EvalConfig) -> bool:
+    if not before or before["metric"] != config.best or before["step"] == step:
+        return True
+    return value > before["value"] if config.best_is == "max" else value < before["value"]
+
+
+def recorded(folder: RunFolder) -> Iterator[dict[str, Any]]:
+    """``step``, ``benchmark``, ``numbers``, ``error`` and ``time_ms`` of each checkpoint that was validated."""
+    for info in (folder.location / VALIDATION).list():
+        if info.base_name.startswith("step-"):
+            yield folder.read_json(f"{VALIDATION}/{info.base_name}")
 
 
 def best(folder: RunFolder) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import time
 from typing import Any
 
@@ -75,6 +76,9 @@ def _train(job: Job, events: Any) -> dict[str, Any]:
     rank, world_size = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(max(1, int(recipe.scaling.resources_per_worker.get("CPU", 1))))
     device = ray.train.torch.get_device()
+    check_run_is_here(job)
+    if rank == 0:
+        ray.get(events.put.remote({"starting": world_size}))
     step, attempt = _agree_on_start(job, rank)
     state = restore(job, device, step)
     if recipe.train.activation_checkpointing:
@@ -104,6 +108,18 @@ def _train(job: Job, events: Any) -> dict[str, Any]:
     return {"finished": finished, "step": state.step, "rows": state.rows.tolist()}
 
 
+def check_run_is_here(job: Job) -> None:
+    """Refuse a run on another machine's disk, of which Ray itself asks only where it is to copy a checkpoint there.
+
+    This worker would start from zero whatever the run has, and write where nobody looks. Raises CheckpointError.
+    """
+    if not job.folder.exists():
+        raise CheckpointError(
+            f"storage.url: {job.recipe.run_url} is not there on {socket.gethostname()}, where a worker runs; several "
+            "machines need a folder that all of them share, or object storage such as s3://bucket/runs"
+        )
+
+
 def _agree_on_start(job: Job, rank: int) -> tuple[int, int]:
     """The checkpoint to go on from and the number of this attempt, as the first worker finds them."""
     found = None
@@ -130,10 +146,10 @@ class RayReporter(RunReporter):
         super().log(records)
         self._last = records[-1]
 
-    def save(self, state: TrainState, *, wait: bool) -> None:
+    def save(self, state: TrainState, *, wait: bool, last: bool) -> None:
         """Ray Train is told of the step, not of the checkpoint: its own list of checkpoints must agree with the folder
         to the file when a run is started again, and a kill between the two would end that. Ours needs no list."""
-        super().save(state, wait=wait)
+        super().save(state, wait=wait, last=last)
         if self._first:
             ray.get(self._events.ping.remote())  # so that nothing said before can be lost
         ray.train.report({"step": state.step, "loss": self._last.get("loss")})

@@ -59,9 +59,13 @@ def test_using_a_model_imports_no_ray(tmp_path: Path) -> None:
         "assert main(['classify', folder, folder, '--labels', 'dax']) == 0\n"
         "assert main(['segment', folder, folder, '--labels', 'dax', '--out', folder + '/segments']) == 0\n"
         "assert main(['group', folder, folder, '--out', folder + '/groups']) == 0\n"
+        "assert main(['search', folder, folder, '--phrase', 'dax', '--regions', '--out', folder + '/found']) == 0\n"
     )
 
 
-@pytest.mark.parametrize("code", ["import pipelines.recipe", "from cluster.cli import main"])
-def test_recipes_and_the_command_import_neither_torch_nor_ray(code: str) -> None:
+@pytest.mark.parametrize(
+    "code",
+    ["import pipelines.recipe", "from cluster.cli import main", "import pipelines.evaluation.datasets.catalogue"],
+)
+def test_what_must_be_light_imports_neither_torch_nor_ray(code: str) -> None:
     run_python(f"import sys\n{code}\nassert not {{'torch', 'ray', 'mlflow', 'transformers'}} & set(sys.modules)")

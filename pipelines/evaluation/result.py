@@ -6,15 +6,22 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
 
 from clippy.config import ConfigError
 from pipelines.storage import Location
 
 RESULT_FILE, SCHEMA = "evaluation.json", 2
+EVALUATION_FOLDER = "evaluation"
+"""Of a run: the folder that its results lie below."""
+PICTURES = "pictures"
+"""Of a result: the folder of what was drawn."""
 
 Table = dict[str, dict[str, float]]
-"""Answer -> number's name -> number; the first answer is the model's, the others are trivial ones beside it."""
+"""Answer -> number's name -> number; the first answer is the model's, as are others called "model ..."; what is beside
+them is trivial."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,10 @@ class Picture:
     file: str
     score: float | None = None
     caption: str = ""
+    table: str = ""
+    """The question that it was drawn for."""
+    role: Literal["sample", "best", "worst"] = "sample"
+    """Why it was drawn: one of the first, or by its score."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +68,7 @@ class Result:
 
     def numbers(self) -> dict[str, float]:
         """All finite numbers of the tables by ``table/answer/number``."""
-        return {
-            f"{table}/{answer}/{name}".replace(" ", "_"): value
-            for table, rows in self.tables.items()
-            for answer, row in rows.items()
-            for name, value in row.items()
-            if math.isfinite(value)
-        }
+        return flat(self.tables)
 
     def as_text(self) -> str:
         """A short table for each question, and the protocol."""
@@ -86,14 +91,28 @@ def read_result(location: Location) -> Result:
         values = json.loads(file.read_text())
         if values.get("schema") != SCHEMA:
             raise ConfigError(file.url, [f"of another version, schema {values.get('schema')}; evaluate anew"])
-        pictures = [Picture(**picture) for picture in values.pop("pictures")]
-        return Result(**values, pictures=pictures)
+        return TypeAdapter(Result).validate_python(values)
     except FileNotFoundError:
         raise ConfigError(location.url, [f"no evaluation lies here, {RESULT_FILE} is missing"]) from None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        where = ".".join(map(str, wrong["loc"])) or "the whole"
+        raise ConfigError(file.url, [f"not the result of an evaluation ({where}: {wrong['msg']})"]) from None
+    except (ValueError, AttributeError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(file.url, [f"not the result of an evaluation ({error})"]) from None
+
+
+def flat(tables: Mapping[str, Table]) -> dict[str, float]:
+    """All finite numbers by ``table/answer/number``, with underscores for spaces."""
+    return {
+        f"{table}/{answer}/{name}".replace(" ", "_"): value
+        for table, rows in tables.items()
+        for answer, row in rows.items()
+        for name, value in row.items()
+        if math.isfinite(value)
+    }
 
 
 def text_table(title: str, rows: Mapping[str, Mapping[str, float]]) -> list[str]:

@@ -12,9 +12,9 @@ from clippy.inference import (
     class_scores,
     classify,
     embed_classes,
+    enlarge,
     group,
     patch_colours,
-    patch_majority,
     position_grid,
     random_partition,
     segment,
@@ -267,22 +267,5 @@ def test_group_gives_the_same_sign_where_the_mean_does_not_decide() -> None:
     assert torch.equal(batched, alone.repeat(4, 1, 1))
 
 
-def test_patch_majority_by_hand() -> None:
-    mask_HW = torch.tensor(
-        [[3, 3, 1, 255, 255, 255], [3, 0, 2, 255, 255, 255], [9, 9, 4, 4, 0, 255], [9, 9, 0, 4, 0, 5]],
-        dtype=torch.uint8,
-    )
-    assert patch_majority(mask_HW, 2, 3).tolist() == [[3, 1, 255], [9, 4, 0]]
-    with pytest.raises(ValueError, match="does not divide"):
-        patch_majority(mask_HW, 3, 3)
-
-
-@given(seed=st.integers(0, 2**16))
-@settings(max_examples=20, deadline=None)
-def test_patch_majority_equals_count_per_patch(seed: int) -> None:
-    mask_HW = torch.randint(4, (6, 9), generator=torch.Generator().manual_seed(seed))
-    found = patch_majority(mask_HW, 2, 3)
-    for row in range(2):
-        for column in range(3):
-            counts = mask_HW[3 * row : 3 * row + 3, 3 * column : 3 * column + 3].flatten().bincount()
-            assert found[row, column] == int(counts.argmax())
+def test_ids_of_patches_are_enlarged_to_near_equal_blocks() -> None:
+    assert enlarge(torch.tensor([[7, 8]]), (2, 5)).tolist() == [[7, 7, 7, 8, 8]] * 2

@@ -1,22 +1,30 @@
 """Scores against values worked out by hand and against slow, obvious references."""
 
 import math
+from random import Random
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from clippy.metrics import (
     accuracy_counts,
+    average_jaccard,
     best_jaccard,
+    best_jaccard_of_masks,
+    best_jaccard_of_patches,
     confusion_matrix,
+    count_in_patches,
     group_counts,
     intersection_over_union,
     mean_iou,
+    topk_counts,
     worst_group,
 )
+from clippy.torchvision_cpu import ensure_torchvision
 
 SHAPE = (5, 6)
 THREE_IDS = arrays(np.uint8, SHAPE, elements=st.integers(0, 2))
@@ -85,6 +93,28 @@ def test_confusion_refuses(predicted: np.ndarray, truth: np.ndarray, message: st
         confusion_matrix(predicted, truth, 3)
 
 
+def test_confusion_with_more_answers_than_classes() -> None:
+    confusion = confusion_matrix(np.array([4, 0, 4, 2]), np.array([0, 1, 1, 255]), 2, num_answers=5)
+    assert confusion.tolist() == [[0, 0, 0, 0, 1], [1, 0, 0, 0, 1]]
+    with pytest.raises(ValueError, match=r"predicted holds ids 4\.\.4, but only 0\.\.3"):
+        confusion_matrix(np.array([4]), np.array([0]), 2, num_answers=4)
+
+
+def test_iou_equals_torchmetrics() -> None:
+    ensure_torchvision()
+    from torchmetrics.functional.classification import multiclass_jaccard_index
+
+    draw = np.random.default_rng(0)
+    truth = draw.choice([0, 1, 2, 3, 4, 255], size=(3, 40, 50))
+    predicted = np.where(draw.random(truth.shape) < 0.6, truth % 250, draw.integers(0, 5, truth.shape))
+    confusion = confusion_matrix(predicted, truth, 6)  # class 5 is in neither
+    given_arrays = torch.from_numpy(predicted), torch.from_numpy(truth)
+    theirs = multiclass_jaccard_index(*given_arrays, num_classes=6, average="none", ignore_index=255)
+    np.testing.assert_allclose(intersection_over_union(confusion)[:5], theirs[:5], rtol=1e-6)
+    mean = multiclass_jaccard_index(*given_arrays, num_classes=6, average="macro", ignore_index=255)
+    assert mean_iou(confusion) == pytest.approx(float(mean), rel=1e-6)
+
+
 def test_metrics_refuse_what_is_no_confusion() -> None:
     with pytest.raises(ValueError, match="square"):
         intersection_over_union(np.zeros((2, 3), int))
@@ -126,6 +156,87 @@ def test_best_jaccard_equals_double_loop(segments: np.ndarray, groups: np.ndarra
     assert (total, count) == (pytest.approx(sum(best)), len(best))
 
 
+@given(THREE_IDS_AND_VOID, THREE_IDS, st.booleans())
+@settings(max_examples=50, deadline=None)
+def test_masks_that_are_a_partition_score_as_groups(segments: np.ndarray, groups: np.ndarray, ground: bool) -> None:
+    masks = groups == np.arange(4)[:, None, None]
+    expected = best_jaccard(segments, groups, 4, include_ground=ground)
+    assert best_jaccard_of_masks(segments, masks, include_ground=ground) == expected
+
+
+@given(THREE_IDS_AND_VOID, arrays(np.bool_, (3, *SHAPE)))
+@settings(max_examples=50, deadline=None)
+def test_best_jaccard_of_masks_equals_double_loop(segments: np.ndarray, masks: np.ndarray) -> None:
+    counted = segments != 255
+    found = set(segments[counted].tolist())
+    best = [
+        max(((segments == i) & mask & counted).sum() / (((segments == i) | mask) & counted).sum() for mask in masks)
+        for i in found
+    ]
+    assert best_jaccard_of_masks(segments, masks) == (pytest.approx(sum(best)), len(best))
+
+
+def test_best_jaccard_of_masks_by_hand() -> None:
+    segments = np.array([[0, 0, 7, 7], [0, 0, 7, -1]])
+    heads = np.array([[[0, 1, 1, 1], [0, 0, 1, 1]], [[0, 0, 1, 0], [0, 0, 0, 0]]], dtype=bool)
+    # Void aside: head 0 covers segment 7 and one pixel more, and one of the ground's four; head 1 a third of segment 7.
+    assert best_jaccard_of_masks(segments, heads, ignore=-1) == (pytest.approx(3 / 4 + 1 / 7), 2)
+    assert best_jaccard_of_masks(segments, heads, ignore=-1, include_ground=False) == (3 / 4, 1)
+    assert best_jaccard_of_masks(np.full((2, 4), -1), heads, ignore=-1) == (0.0, 0)
+    for wrong in (heads[0], heads[:0], heads.astype(int), heads[:, :1]):
+        with pytest.raises(ValueError, match="masks must be bool"):
+            best_jaccard_of_masks(segments, wrong, ignore=-1)
+
+
+def test_average_jaccard_per_segment_and_per_image() -> None:
+    images = [(1.0, 1), (0.5, 3), (0.0, 0)]
+    assert average_jaccard(images) == 1.5 / 4
+    assert average_jaccard(images, per_image=True) == pytest.approx((1 + 0.5 / 3) / 2)
+    assert math.isnan(average_jaccard([(0.0, 0)]))
+    assert math.isnan(average_jaccard([], per_image=True))
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(1, 9)), min_size=1), st.randoms(), st.booleans())
+@settings(max_examples=50, deadline=None)
+def test_average_jaccard_does_not_hang_on_the_order(
+    images: list[tuple[float, int]], random: Random, per_image: bool
+) -> None:
+    shuffled = random.sample(images, len(images))
+    assert average_jaccard(shuffled, per_image) == average_jaccard(images, per_image)
+
+
+def test_topk_by_hand() -> None:
+    scores = np.array([[0.1, 0.7, 0.2], [0.5, 0.5, 0.1], [0.5, 0.5, 0.5]])
+    # Ranks from 0: second of three; tied with a lower id, so second; tied with nobody before it.
+    correct, total = topk_counts(scores, np.array([2, 1, 0]), ks=(1, 2, 3))
+    assert (correct.tolist(), total) == ([1, 3, 3], 3)
+    assert topk_counts(np.zeros((0, 3)), np.zeros(0, int), (1,))[1] == 0
+
+
+@given(arrays(np.float32, (6, 5), elements=st.sampled_from([0.0, 0.25, 0.5, -1.0])))
+@settings(max_examples=50, deadline=None)
+def test_topk_equals_stable_sorting(scores: np.ndarray) -> None:
+    truth = np.array([0, 1, 2, 3, 4, 2])
+    order = np.argsort(-scores, axis=1, kind="stable")
+    correct, _ = topk_counts(scores, truth, ks=(1, 3, 5))
+    assert correct.tolist() == [(order[:, :k] == truth[:, None]).any(axis=1).sum() for k in (1, 3, 5)]
+    assert correct[0] == accuracy_counts(scores.argmax(axis=1), truth)[0]
+
+
+@pytest.mark.parametrize(
+    ("scores", "truth", "ks", "message"),
+    [
+        (np.zeros((2, 3)), np.zeros(3, int), (1,), r"truth \(B,\)"),
+        (np.zeros((1, 3)), np.array([3]), (1,), "truth holds ids"),
+        (np.zeros((1, 3)), np.array([0]), (0,), "at least 1"),
+        (np.array([[np.nan, 0.0]]), np.array([0]), (1,), "NaN"),
+    ],
+)
+def test_topk_refuses(scores: np.ndarray, truth: np.ndarray, ks: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        topk_counts(scores, truth, ks)
+
+
 def test_best_jaccard_refuses() -> None:
     with pytest.raises(ValueError, match="groups holds ids"):
         best_jaccard(np.zeros((1, 2), int), np.array([[0, 2]]), 2)
@@ -158,3 +269,23 @@ def test_worst_group_of_nothing_is_nan() -> None:
 def test_worst_group_refuses_names(names: list[str]) -> None:
     with pytest.raises(ValueError, match="names"):
         worst_group(np.array([1, 1]), np.array([1, 1]), names)
+
+
+def test_counts_in_patches_by_hand() -> None:
+    ids = np.array([[3, 3, 1], [3, 9, 255], [1, 1, 255]])
+    present, counts = count_in_patches(ids, 2, 1)
+    assert present.tolist() == [1, 3, 9]
+    assert counts.tolist() == [[1, 3, 1], [2, 0, 0]]
+    with pytest.raises(ValueError, match="do not divide into 4 x 1"):
+        count_in_patches(ids, 4, 1)
+
+
+@given(seed=st.integers(0, 2**16), ground=st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_groups_of_patches_score_as_their_pixels_do(seed: int, ground: bool) -> None:
+    random = np.random.default_rng(seed)
+    segments = random.choice([0, 1, 2, 2**30, 255], size=(7, 9))  # void, and an id too large for a table
+    groups = random.integers(3, size=(3, 4))
+    rows, columns = np.arange(7) * 3 // 7, np.arange(9) * 4 // 9
+    of_pixels = best_jaccard(segments, groups[rows[:, None], columns], 3, include_ground=ground)
+    assert best_jaccard_of_patches(*count_in_patches(segments, 3, 4), groups, 3, ground) == of_pixels

@@ -29,7 +29,7 @@ from clippy.pictures import (
 from clippy.readout import GroupOptions, SegmentOptions
 from clippy.segmentation import LEGEND_ENTRIES, Segmentation
 from clippy.tokens import build_tokenizer
-from clippy.upsampling import label_pixels
+from clippy.upsampling import best_and_total, best_probability, label_pixels, two_best
 from clippy.words import check_words
 from tests.clippy.test_model import build, config
 
@@ -112,6 +112,36 @@ def test_label_pixels_equals_upsampled_argmax(
     torch.testing.assert_close(scores_CHW.gather(0, ids_HW.long()[None])[0], best_HW, atol=2e-5, rtol=0)
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    st.tuples(*[st.integers(1, 6)] * 2),
+    st.tuples(*[st.integers(1, 40)] * 2),
+    st.integers(2, 30),
+    st.sampled_from([1, 50, 1000, 2**25]),
+    st.integers(0, 2**16),
+)
+def test_two_best_and_total_equal_those_of_all_scores(
+    grid: tuple[int, int], size: tuple[int, int], num_classes: int, max_scores: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    patches_hwD = F.normalize(torch.randn(*grid, 4, generator=generator), dim=-1)
+    classes_CD = F.normalize(torch.randn(num_classes, 4, generator=generator), dim=-1)
+    scores_Chw = torch.einsum("hwd,cd->chw", patches_hwD, classes_CD)
+    scores_CHW = F.interpolate(scores_Chw[None], size, mode="bilinear", align_corners=False)[0]
+    scale = torch.tensor(30.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inference, "MAX_SCORES", max_scores)
+        labels_2HW, lead_HW = two_best(patches_hwD, classes_CD, size)
+        best_HW, total_HW = best_and_total(patches_hwD, classes_CD, size, scale)
+    near = {"atol": 2e-5, "rtol": 0.0}
+    wanted_2HW = scores_CHW.topk(2, dim=0).values
+    torch.testing.assert_close(scores_CHW.gather(0, labels_2HW.long()), wanted_2HW, **near)
+    torch.testing.assert_close(lead_HW, wanted_2HW[0] - wanted_2HW[1], **near)
+    assert (labels_2HW[0] != labels_2HW[1]).all()
+    torch.testing.assert_close(best_HW, scale * wanted_2HW[0], atol=1e-3, rtol=0)
+    torch.testing.assert_close(total_HW, (scale * scores_CHW).logsumexp(dim=0), atol=1e-3, rtol=0)
+
+
 def test_label_pixels_gives_ties_to_the_lower_class() -> None:
     signs = torch.randint(2, (12, 4), generator=torch.Generator().manual_seed(0)) * 2 - 1
     patches_ND = signs / 2  # unit vectors whose products, and means by eighths, are exact
@@ -120,7 +150,7 @@ def test_label_pixels_gives_ties_to_the_lower_class() -> None:
     assert torch.equal(ids_HW.long(), scores_CHW.argmax(dim=0))
 
 
-def test_label_pixels_never_holds_more_scores_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_never_more_scores_are_held_than_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
     class Largest(TorchDispatchMode):
         numel = 0
 
@@ -134,11 +164,22 @@ def test_label_pixels_never_holds_more_scores_than_it_may(monkeypatch: pytest.Mo
     generator = torch.Generator().manual_seed(0)
     patches_hwD, classes_CD = torch.randn(5, 6, 3, generator=generator), torch.randn(4000, 3, generator=generator)
     whole = label_pixels(patches_hwD, classes_CD, (60, 40))
+    whole_lead = two_best(patches_hwD, classes_CD, (60, 40))[1]
+    probability = best_probability(patches_hwD, classes_CD, (60, 40), torch.tensor(9.0))
     monkeypatch.setattr(inference, "MAX_SCORES", 20_000)
     with Largest() as largest:
         chunked = label_pixels(patches_hwD, classes_CD, (60, 40))
     assert torch.equal(chunked, whole)
     assert 10_000 < largest.numel <= 20_000
+    with Largest() as largest:
+        chunked_lead = two_best(patches_hwD, classes_CD, (60, 40))[1]
+    torch.testing.assert_close(chunked_lead, whole_lead)
+    assert 10_000 < largest.numel <= 20_000
+    monkeypatch.setattr(inference, "MAX_SCORES", 200_000)
+    with Largest() as largest:
+        chunked = best_probability(patches_hwD, classes_CD, (60, 40), torch.tensor(9.0))
+    torch.testing.assert_close(chunked, probability, atol=1e-4, rtol=0)
+    assert 100_000 < largest.numel <= 200_000
 
 
 @pytest.mark.parametrize(("height", "width"), [(150, 333), (97, 41)])

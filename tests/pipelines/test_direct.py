@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from pipelines.direct import main
+import pipelines.direct
+from clippy.config import ConfigError
+from pipelines.console import Console
 from pipelines.ledger import read_ledger
+from pipelines.prepare import prepare
+from pipelines.recipe import load_recipe
 from pipelines.run_folder import RunFolder
 from pipelines.storage import locate
 from tests.pipelines.conftest import Run
@@ -58,6 +64,32 @@ def test_without_ray_the_numbers_are_the_same(undisturbed: Run, tmp_path: Path) 
         assert (folder / "profile" / "steps-3-4.json.gz").stat().st_size > 1000
 
 
+def test_no_more_is_decoded_ahead_than_a_batch_and_the_units_that_the_recipe_says(
+    overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = ["scaling.num_workers=1", "train.micro_batch_size=2", "data.prefetch_batches=3"]
+    job = prepare(load_recipe("shapes", [*overrides, *mine]), Console())
+    layout, wanted = job.layout(1), list[int]()
+    decode = pipelines.direct._block
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(pipelines.direct, "_block", lambda job, unit: wanted.append(unit) or decode(job, unit))
+    batches = pipelines.direct.direct_batches(job, layout, 0, 0)
+    assert next(batches).units == layout.units(0, 0)
+    deadline = time.monotonic() + 10
+    while len(wanted) < 2 * 16 + 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(wanted) == 2 * 16 + 2  # this batch, the next, and three units but for the one to be asked for next
+    batches.close()
+
+
+def test_more_processes_than_the_batch_can_be_shared_by_are_refused_in_one_sentence(
+    overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ConfigError, match=r"^3 processes of torchrun: 1 problem\n  optim.global_batch_size: 32 is not"):
+        pipelines.direct.run_direct(load_recipe("shapes", overrides), Console())
+
+
 def test_a_mistake_is_one_sentence(overrides: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["shapes", *overrides, "scaling.use_gpu=true", "scaling.num_workers=1"]) == 2
+    assert pipelines.direct.main(["shapes", *overrides, "scaling.use_gpu=true", "scaling.num_workers=1"]) == 2
     assert "scaling.use_gpu: torch sees no GPU here" in capsys.readouterr().err

@@ -81,7 +81,7 @@ def test_checkpoints_are_validated_while_training_goes_on(overrides: list[str], 
     for step in (5, 10, 15, 20):
         result = json.loads((folder.location / "validation" / f"step-{step:08d}.json").read_text())
         assert result["error"] == ""
-        results[step] = result["numbers"]["segmentation/model/all"]
+        results[step] = result["numbers"]["segmentation/model/mIoU"]
     best = validation.best(folder)
     assert best["value"] == max(results.values()) == summary.best_value
     assert results[best["step"]] == best["value"]
@@ -90,7 +90,7 @@ def test_checkpoints_are_validated_while_training_goes_on(overrides: list[str], 
     assert summary.mlflow_uri is not None
     client = MlflowClient(tracking_uri=summary.mlflow_uri)
     assert summary.mlflow_run_id is not None
-    history = client.get_metric_history(summary.mlflow_run_id, "eval/segmentation/model/all")
+    history = client.get_metric_history(summary.mlflow_run_id, "eval/shapes/segmentation/model/mIoU")
     assert {metric.step: metric.value for metric in history} == pytest.approx(results)
 
 

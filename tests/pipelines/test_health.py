@@ -86,6 +86,14 @@ def test_too_many_in_a_row_go_back_to_the_last_good_checkpoint_and_on_with_the_n
     assert [r["step"] for r in recorder.records] == list(range(1, 13))
 
 
+def test_the_last_good_checkpoint_outlives_one_saved_amid_skipped_steps(job: Job) -> None:
+    checkpoint = job.recipe.checkpoint.model_copy(update={"keep_last": 1})
+    job = Job(job.recipe.model_copy(update={"checkpoint": checkpoint}), job.source, job.decoding)
+    recorder = Recorder(job)
+    assert train(job, new_state(job), recorder, {9, 10, 11})  # step 10 is saved in the middle
+    assert [event for event in recorder.told if "went_back" in event] == [{"went_back": 5, "at": 11}]
+
+
 def test_a_run_that_was_never_well_goes_back_to_its_start_and_stops_in_the_end(job: Job) -> None:
     recipe = job.recipe.model_copy(update={"health": job.recipe.health.model_copy(update={"max_rollbacks": 1})})
     state = new_state(job)

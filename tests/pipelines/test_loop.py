@@ -26,10 +26,11 @@ from pipelines.state import TrainState, load_checkpoint
 
 
 class Recorder(RunReporter):
-    """A run's reporter that also keeps records, and asks to stop."""
+    """A run's reporter that also keeps records and what it tells, and asks to stop."""
 
     def __init__(self, job: Job, stop_at: int | None = None, step: int = 0) -> None:
-        super().__init__(job, Share(), step, attempt=1)
+        self.told: list[dict[str, Any]] = []
+        super().__init__(job, Share(), step, attempt=1, tell=self.told.append)
         self.records: list[dict[str, Any]] = []
         self._stop_at = stop_at
 

@@ -12,7 +12,7 @@ from clippy import CLIPpy
 from clippy.architecture import TextConfig
 from clippy.config import ConfigError
 from clippy.tokens import build_tokenizer
-from pipelines.recipe import load_recipe, recipe_names
+from pipelines.recipe import load_recipe, recipe_names, without_credentials
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -88,6 +88,13 @@ def problem(*overrides: str) -> str:
         ("tracking.uri=./mlruns", "MLflow 3 keeps no runs in folders"),
         ("data.url=s3://key:pass@bucket/x", "carries credentials"),
         ("data.storage_options.secret=x", "credentials do not belong in a recipe"),
+        ("data.storage_options={account_key: x}", "account_key: credentials do not belong"),
+        (
+            "data.storage_options={client_kwargs: {aws_secret_access_key: x}}",
+            "client_kwargs.aws_secret_access_key: cred",
+        ),
+        ("data.storage_options={connection_string: x}", "connection_string: credentials do not belong"),
+        ("data.storage_options={endpoint_url: 'http://me:pass@host'}", "endpoint_url: credentials do not belong"),
         ("optim.betas=[0.9, 1.0]", "both must be at least 0 and below 1"),
         ("model.logit_scale_init=200", "less than or equal to 100"),
         ("name=a/b", "name (from the command line)"),
@@ -95,6 +102,24 @@ def problem(*overrides: str) -> str:
 )
 def test_mistakes_name_field_value_and_rule(override: str, message: str) -> None:
     assert message in problem(override)
+
+
+def test_options_that_are_no_secrets_are_taken() -> None:
+    options = "{endpoint_url: 'http://host:9000', anon: true, client_kwargs: {region_name: x}, connection_timeout: 5}"
+    assert load_recipe("shapes", [f"data.storage_options={options}"]).data.storage_options["anon"] is True
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://me:p@ss@host:5000/x?y=1", "https://host:5000/x?y=1"),
+        ("postgresql://me@host/db", "postgresql://host/db"),
+        ("sqlite:////runs/mlflow.db", "sqlite:////runs/mlflow.db"),
+        ("sqlite:////runs/a@b/mlflow.db", "sqlite:////runs/a@b/mlflow.db"),
+    ],
+)
+def test_urls_are_shown_without_credentials(url: str, shown: str) -> None:
+    assert without_credentials(url) == shown
 
 
 def test_unknown_recipe_offers_the_nearest() -> None:
@@ -108,6 +133,8 @@ def test_differences_are_those_that_change_the_result() -> None:
     recipe = load_recipe("shapes")
     moved = load_recipe("shapes", ["scaling.num_workers=4", "train.log_every=1", "tracking.enabled=false"])
     assert recipe.differences(moved) == []
+    tolerant = load_recipe("shapes", ["data.max_invalid_fraction=0.5", "health.max_rollbacks=9"])
+    assert recipe.differences(tolerant) == []  # a run that stopped at one of these limits can go on with a higher one
     other = load_recipe("shapes", ["optim.learning_rate=3e-3", "model.image.pooling=cls"])
     assert recipe.differences(other) == ["model.image.pooling: 'max' -> 'cls'", "optim.learning_rate: 0.002 -> 0.003"]
 
@@ -128,6 +155,7 @@ def test_differences_are_those_that_change_the_result() -> None:
         (["train.profile_steps=[5, 3]"], "must be a first and a last step"),
         (["eval.every=150", "checkpoint.every=100"], "eval.every: 150 is not a multiple of checkpoint.every 100"),
         (["eval.every=100", "eval.benchmark=null"], "name the benchmark to validate on"),
+        (["eval.every=100", "eval.url=null"], "eval.url: with eval.every 100, say where the benchmark's data lie"),
         (["data.url=null"], "name one dataset with url, or several with sources"),
         (["data.sources=[{url: a}]"], "not both"),
         (["data.url=null", "data.sources=[{url: a}]", "data.key_column=k"], "key_column: with sources, give it to"),

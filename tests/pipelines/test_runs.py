@@ -52,8 +52,8 @@ def write_run(run: Location, *, step: int, steps: int = 50, status: str | None =
 
 
 def mark_best(run: Location, step: int) -> None:
-    numbers = {"segmentation/model/all": 0.5}
-    assert validation.record(RunFolder(run), step, numbers, EvalConfig())
+    numbers = {"segmentation/model/mIoU": 0.5}
+    assert validation.record(RunFolder(run), step, numbers, EvalConfig(), time_ms=0)
 
 
 def leave_alone(run: Location, seconds: float) -> Location:
@@ -174,6 +174,15 @@ def test_pruning_counts_no_damaged_checkpoint_and_follows_a_best_step(tmp_path: 
     os.unlink(Path(run.path) / "checkpoints" / "step-00000040" / SAVED[2])
     prune(run, 1)
     assert names(run) == ["step-00000010", "step-00000030", "step-00000040"]
+
+
+def test_pruning_keeps_a_checkpoint_to_go_back_to(tmp_path: Path) -> None:
+    run = write_run(locate(str(tmp_path / "run")), step=30, status="stopped")
+    write_checkpoint(run, 40, healthy=False)
+    write_checkpoint(run, 50, healthy=False)
+    leave_alone(run, 400)
+    (result,) = prune(run, 1)
+    assert result.kept == ("step-00000030", "step-00000050")
 
 
 def test_pruning_leaves_a_running_run_alone(storage: Location) -> None:

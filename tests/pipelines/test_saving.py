@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import statistics
+import tempfile
 import time
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import fsspec
+import pyarrow.fs as pafs
 import pytest
 import torch
 
@@ -17,7 +22,7 @@ from pipelines.job import Job
 from pipelines.prepare import prepare
 from pipelines.recipe import CheckpointConfig, load_recipe
 from pipelines.saving import CheckpointWriter, Share
-from pipelines.session import restore
+from pipelines.session import RunReporter, restore
 from pipelines.state import TrainState, load_checkpoint, take_snapshot
 from pipelines.storage import Location, locate
 from tests.pipelines.test_loop import Recorder, new_state, train
@@ -107,6 +112,113 @@ def test_storage_that_keeps_failing_stops_the_run(job: Job, trained: TrainState,
         writer.wait()
 
 
+@pytest.mark.usefixtures("hasty")
+def test_a_checkpoint_that_fails_leaves_nothing_on_the_disk(job: Job, trained: TrainState, tmp_path: Path) -> None:
+    def refuse() -> None:
+        raise OSError("no space left on device")
+
+    failed: list[int] = []
+    writer = CheckpointWriter(
+        locate(str(tmp_path / "full")),
+        CheckpointConfig(),
+        Share(),
+        before_commit=refuse,
+        on_failed=lambda step, _: failed.append(step),
+    )
+    put(writer, trained, job, 5)
+    writer.settle()
+    assert failed == [5]
+    assert list((tmp_path / "full").iterdir()) == []
+
+
+def test_all_of_a_checkpoint_is_on_the_disk_before_it_counts(
+    job: Job, trained: TrainState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a machine that loses its power keeps the marker, and of the weights an empty file."""
+    synced: set[int] = set()
+    fsync, rename = os.fsync, os.rename
+
+    def note(descriptor: int) -> None:
+        synced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def check(source: Path, destination: str) -> None:
+        assert {path.stat().st_ino for path in source.iterdir()} <= synced
+        rename(source, destination)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(os, "rename", check)
+    writer = CheckpointWriter(locate(str(tmp_path / "safe")), CheckpointConfig(), Share())
+    put(writer, trained, job, 5)
+    writer.wait()
+    assert committed_steps(locate(str(tmp_path / "safe"))) == [5]
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_checkpoint_counts_though_older_ones_cannot_be_removed(job: Job, trained: TrainState, tmp_path: Path) -> None:
+    def keep() -> set[int]:
+        raise PermissionError("no right to list or to delete")
+
+    folder, saved, complaints = locate(str(tmp_path / "grows")), list[str](), list[str]()
+    config = CheckpointConfig(max_failures=0)
+    writer = CheckpointWriter(folder, config, Share(), on_saved=saved.append, on_unpruned=complaints.append, keep=keep)
+    for step in (5, 6, 7):
+        put(writer, trained, job, step)
+        writer.wait()
+    assert committed_steps(folder) == [5, 6, 7]
+    assert [url.rpartition("-")[2] for url in saved] == ["00000005", "00000006", "00000007"]
+    assert complaints == ["PermissionError: no right to list or to delete"] * 3
+
+
+class Noticed(Recorder):
+    """Hears after a step that its machine will be taken, while storage is away; it is back two steps later."""
+
+    def __init__(self, job: Job, step: int) -> None:
+        super().__init__(job)
+        self._now, self._notice = 0, step
+
+    def took(self, step: int, keys: list[str]) -> None:
+        super().took(step, keys)
+        self._now = step
+        place = Path(self._job.folder.checkpoints.path)
+        if step == self._notice:
+            place.rmdir()
+            place.write_text("a file where the folder should be")
+        if step == self._notice + 2:
+            place.unlink()
+            place.mkdir()
+
+    def notice_is_due(self) -> bool:
+        return True
+
+    def preemption_noticed(self) -> bool:
+        return self._now == self._notice
+
+
+@pytest.mark.usefixtures("hasty")
+def test_one_checkpoint_that_fails_on_notice_of_preemption_does_not_end_the_run(job: Job) -> None:
+    Path(job.folder.checkpoints.path).mkdir()
+    recorder = Noticed(job, 3)
+    assert train(job, new_state(job), recorder)
+    assert [event["checkpoint_failed"] for event in recorder.told if "checkpoint_failed" in event] == [3]
+    assert committed_steps(job.folder.checkpoints) == [10, 12]
+
+
+@pytest.mark.usefixtures("hasty")
+def test_it_is_told_which_worker_could_not_write_its_part_and_why(job: Job, trained: TrainState) -> None:
+    config = job.recipe.checkpoint.model_copy(update={"sharded": True})
+    job = Job(job.recipe.model_copy(update={"checkpoint": config}), job.source, job.decoding)
+    job.folder.checkpoints.remove_folder()
+    Path(job.folder.checkpoints.path).write_text("a file where the folder should be")
+    told: list[dict[str, Any]] = []
+    reporter = RunReporter(job, Share(1, 2), 0, 1, tell=told.append)
+    reporter.log([{"step": 12}])  # the first worker's to tell
+    reporter.save(trained, wait=True, last=False)
+    (failed,) = told
+    assert failed["checkpoint_failed"] == 12
+    assert failed["reason"].startswith("worker 1: NotADirectoryError")
+
+
 def shard_writers(folder: Location, workers: int, start: str = "1") -> list[CheckpointWriter]:
     config = CheckpointConfig(sharded=True)
     return [CheckpointWriter(folder, config, Share(rank, workers, start, parts=True)) for rank in range(workers)]
@@ -133,6 +245,45 @@ def test_workers_write_their_parts_and_the_first_commits(
     restored = new_state(job)
     load_checkpoint(folder / checkpoint_name(8), restored, job.source.digest)
     assert_same(trained, restored)
+
+
+class Flaky(pafs.FSSpecHandler):
+    """Storage that refuses every other look at a file, reading of one, and removal of one."""
+
+    asked = 0
+
+    def _ask(self) -> None:
+        self.asked += 1
+        if self.asked % 2:
+            raise ConnectionResetError("by peer")
+
+    def get_file_info(self, paths: list[str]) -> list[pafs.FileInfo]:
+        self._ask()
+        return list(super().get_file_info(paths))
+
+    def open_input_stream(self, path: str) -> Any:
+        self._ask()
+        return super().open_input_stream(path)
+
+    def delete_file(self, path: str) -> None:
+        self._ask()
+        super().delete_file(path)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_storage_that_stutters_while_parts_are_waited_for_is_asked_again(
+    job: Job, trained: TrainState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    handler = Flaky(fsspec.filesystem("file", auto_mkdir=True))
+    folder = Location("flaky://parts", pafs.PyFileSystem(handler), str(tmp_path / "parts"))
+    writers = shard_writers(folder, 2)
+    for rank in (0, 1):
+        put(writers[rank], trained, job, 8, shard=rank, shards=2)
+    for writer in writers:
+        writer.wait()
+    assert committed_steps(locate(str(tmp_path / "parts"))) == [8]
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == []
 
 
 def test_parts_of_a_killed_start_are_not_taken_for_new_ones(job: Job, trained: TrainState, tmp_path: Path) -> None:

@@ -9,10 +9,14 @@ import torch
 from safetensors.torch import save_file
 
 from clippy.vision import ImageTower
+from pipelines.checkpoints import CheckpointError
 from pipelines.console import Console
+from pipelines.direct import run_direct
 from pipelines.prepare import prepare
 from pipelines.recipe import load_recipe
 from pipelines.session import restore
+from pipelines.train import run
+from pipelines.worker import check_run_is_here
 from tests.pipelines.test_loop import Recorder, train
 
 CPU = torch.device("cpu")
@@ -41,6 +45,24 @@ def test_published_weights_are_needed_once(overrides: list[str], tmp_path: Path)
     resumed = restore(again, CPU, 12)
     for name, tensor in start.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], tensor), name
+
+
+def test_a_run_is_trained_by_one_command_at_a_time(overrides: list[str]) -> None:
+    recipe = load_recipe("shapes", [*overrides, "tracking.enabled=false"])
+    with prepare(recipe, Console()).folder.held():
+        for begin in (run, run_direct):
+            with pytest.raises(ValueError, match=r"runs/shapes: another command is training this run; stop that one"):
+                begin(recipe, Console())
+    with prepare(recipe, Console()).folder.held():
+        pass  # the first has let go
+
+
+def test_a_worker_refuses_a_run_that_lies_on_the_disk_of_another_machine(overrides: list[str], tmp_path: Path) -> None:
+    job = prepare(load_recipe("shapes", overrides), Console())
+    check_run_is_here(job)
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match=r"storage.url: .*/runs/shapes is not there on \S+, where a worker runs"):
+        check_run_is_here(job)
 
 
 def test_weights_that_do_not_fit_are_refused_before_anything_is_written(overrides: list[str], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,27 @@ def test_two_workers_with_gradient_caching_have_it_too(tmp_path: Path) -> None:
         assert_close(worker, expected)
 
 
+@pytest.fixture
+def process_group() -> Iterator[None]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("process_group")
+def test_workers_do_not_wait_for_gradients_of_what_no_output_depends_on() -> None:
+    """Of some CNNs timm leaves a part of the head, which the tower never runs."""
+    conv = ["model.image.name=convnext_atto", "model.image.arguments={}", "model.image.patch_dropout=0.0"]
+    config = recipe("scaling.num_workers=1", "train.micro_batch_size=16", *conv)
+    state, timer = state_of(config), StepTimer(CPU)
+    before = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
+    forward = data_parallel(state.model, CPU, 2, timer)  # as for two workers
+    assert all(torch.equal(tensor, before[name]) for name, tensor in state.model.state_dict().items())
+    step = Stepper(state, forward, config, CPU, timer)
+    for _ in range(2):
+        assert not step(micro_batches(config)).skipped
+
+
 def test_a_step_that_is_not_finite_changes_nothing_but_the_step() -> None:
     config = recipe("scaling.num_workers=1")
     _, state = take_step(config, micro_batches(config))
@@ -137,6 +159,18 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_step() -> None:
     assert state.step == 2
     after = state.model.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items() if name != "log_logit_scale")
+
+
+@pytest.mark.parametrize("micro_batch", [16, 32])
+def test_running_statistics_of_batch_norm_do_not_see_a_step_that_is_not_finite(micro_batch: int) -> None:
+    conv = ["model.image.name=efficientnet_lite0", "model.image.arguments={}", "model.image.patch_dropout=0.0"]
+    config = recipe("scaling.num_workers=1", f"train.micro_batch_size={micro_batch}", *conv)
+    _, state = take_step(config, micro_batches(config))
+    before = {name: buffer.clone() for name, buffer in state.model.named_buffers()}
+    spoil = state.model.image.trunk.conv_stem.register_forward_hook(lambda module, inputs, output: output * math.nan)
+    assert Stepper(state, state.model, config, CPU, StepTimer(CPU))(micro_batches(config)).skipped
+    spoil.remove()
+    assert all(torch.equal(buffer, before[name]) for name, buffer in state.model.named_buffers())
 
 
 def test_running_statistics_of_batch_norm_see_each_micro_batch_once() -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from pipelines import mlflow_outbox
+from pipelines import mlflow_outbox, tracking
 from pipelines.console import Console
 from pipelines.mlflow_outbox import Outbox, Request
 from pipelines.prepare import find_datasets, make_source
@@ -224,6 +224,15 @@ def test_answers_lost_on_the_way_leave_nothing_twice(
         tracker.finish("FINISHED")
         assert storage_proxy.read_counts(uri)["faults"]["reset"] > 0
     check_complete(server.uri, tracker.run_id, 1000)
+
+
+def test_a_password_in_the_address_is_not_shown(monkeypatch: pytest.MonkeyPatch, overrides: list[str]) -> None:
+    monkeypatch.setattr(tracking, "_PAUSES_AT_THE_START", ())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:pass@127.0.0.1:9")
+    recipe = load_recipe("shapes", overrides)
+    with pytest.raises(ValueError, match=r"no MLflow store answers at http://127\.0\.0\.1:9 \(.*//127") as error:
+        Tracker(recipe, RunFolder(locate(recipe.run_url)))
+    assert "pass" not in str(error.value)
 
 
 def test_what_the_store_refuses_is_named_and_nothing_else_is_lost(

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from pipelines.checkpoints import CheckpointError
 from pipelines.columns import DataError
 from pipelines.console import Console
-from pipelines.evaluate import evaluate
+from pipelines.evaluate import Request, evaluate
 from pipelines.prepare import prepare
 from pipelines.prune import prune
 from pipelines.recipe import load_recipe
@@ -117,29 +117,25 @@ def test_another_recipe_never_overwrites_a_run(undisturbed: Run) -> None:
 
 def test_evaluation_and_report_of_a_run(undisturbed: Run) -> None:
     folder, _ = undisturbed
-    evaluation = evaluate(str(folder), console=Console())
-    written = json.loads((folder / "evaluation" / "step-00000030" / "evaluation.json").read_text())
-    assert written == json.loads(json.dumps(evaluation.as_dict()))
-    assert evaluation.pictures_measured == {"single": 48, "multi": 40, "camouflage": 24, "spurious": 400}
+    result = evaluate(Request(str(folder)), Console())
+    evaluated = folder / "evaluation" / "step-00000030" / "shapes"
+    assert json.loads((evaluated / "evaluation.json").read_text()) == json.loads(json.dumps(result.as_dict()))
+    assert result.images == {"single": 48, "multi": 40, "camouflage": 24, "spurious": 400}
     # The trivial answers are known whatever the model is.
-    assert evaluation.segmentation["all background"]["things"] == 0
-    assert evaluation.segmentation["all background"]["stuff"] > 0.7
-    oracle = evaluation.segmentation["patch-majority oracle"]
-    assert all(oracle[part] >= evaluation.segmentation["model"][part] for part in ("all", "things", "stuff"))
-    assert evaluation.grouping["whole image"]["camouflage"] == pytest.approx(0.5)  # one object, one ground
-    pictures = folder / "evaluation" / "step-00000030" / "pictures"
-    assert sorted(p.name for p in pictures.iterdir()) == sorted(evaluation.pictures)
-    assert Image.open(pictures / "multi-000.png").size[0] > 400
+    segmentation = result.tables["segmentation"]
+    assert segmentation["all background"]["mIoU things"] == 0
+    assert segmentation["all background"]["mIoU stuff"] > 0.7
+    oracle, model = segmentation["patch-majority oracle"], segmentation["model"]
+    assert all(oracle[name] >= model[name] for name in model)
+    assert result.tables["grouping in camouflage"]["whole image"]["Jaccard"] == pytest.approx(0.5)  # object and ground
+    assert sorted(p.name for p in (evaluated / "pictures").iterdir()) == sorted(p.file for p in result.pictures)
+    assert Image.open(evaluated / "pictures" / "segmentation-multi-sample-000000.png").size[0] > 400
 
     page = Path(write_report(str(folder))).read_text()
-    assert page.count("<img") == len(evaluation.pictures) == 24
+    assert page.count("<img") == len(result.pictures) == 5 * 12
     assert "http://" not in page.replace("http://www.w3.org", "")  # namespaces of SVG are names, not requests
     assert "https://" not in page
-    assert f"{evaluation.segmentation['model']['all']:.3f}" in page
-
-    one_worker = evaluate(str(folder / "checkpoints" / "step-00000030"), out=str(folder / "elsewhere"), workers=1)
-    assert one_worker.segmentation == evaluation.segmentation
-    assert one_worker.grouping == evaluation.grouping
+    assert f"{model['mIoU']:.3f}" in page
 
 
 def start(overrides: list[str]) -> subprocess.Popen[str]:

@@ -1,0 +1,115 @@
+"""Which benchmarks there are, what is asked in each, and how each is measured unless another protocol is told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from clippy.config import ConfigError
+from clippy.vocabulary import ClassList, prompt_templates
+from pipelines.columns import DataError
+from pipelines.evaluation.datasets.catalogue import open_benchmark, usual_split
+from pipelines.evaluation.datasets.files import read_json
+from pipelines.evaluation.names import BENCHMARKS
+from pipelines.evaluation.protocol import Protocol
+from pipelines.evaluation.question import Part, Question
+from pipelines.evaluation.questions.classification import Classification
+from pipelines.evaluation.questions.clusters import Clusters
+from pipelines.evaluation.questions.grouping import Grouping
+from pipelines.evaluation.questions.groups import Groups
+from pipelines.evaluation.questions.open_set import KnownWords, OpenSetPictures, OpenSetPixels
+from pipelines.evaluation.questions.regions import Regions
+from pipelines.evaluation.questions.segmentation import Segmentation
+from pipelines.scenes import BIRDS
+from pipelines.storage import Location
+
+SHAPES_SPLITS = ("multi", "camouflage", "spurious")
+
+
+def open_parts(name: str, root: Location, protocol: Protocol, split: str | None = None) -> tuple[Part, ...]:
+    """The parts of a benchmark whose data lie in ``root``.
+
+    Raises DataError, with the layout that is expected, where something is missing, and for a split that there is not.
+    """
+    asked = BENCHMARKS[name]
+    if asked.kind == "shapes":
+        return _shapes(root, protocol)
+    dataset, classes = open_benchmark(name, root, split)
+    templates = prompt_templates(protocol.templates or asked.templates)
+    if not len(dataset):
+        raise DataError(f"{root.url}: {name} has no pictures here")
+    # What the first picture has, all have.
+    first = dataset.read(0) if asked.kind == "own" else None
+    has_labels = asked.kind == "classification" or (first is not None and first.label is not None)
+    has_masks = asked.kind == "segmentation" or (first is not None and first.mask is not None)
+    _check_words(name, classes, protocol, has_labels or has_masks)
+    questions: list[Question] = []
+    if asked.kind == "groups":
+        questions.append(Groups(classes, templates))
+    if asked.kind == "regions":
+        questions.append(Regions(classes, templates, protocol.region_pooling))
+    if has_labels:
+        questions += _about_pictures(Classification(classes, templates, back_off=protocol.back_off), protocol)
+    if has_masks:
+        questions += _about_pixels(Segmentation(classes, templates, back_off=protocol.back_off), protocol)
+    if has_masks or (first is not None and first.segments is not None):
+        questions.append(Grouping(protocol, ground=classes.background))
+    cropped = asked.kind in ("classification", "groups") or [question.table for question in questions] == [
+        "classification"
+    ]
+    return (Part(split or usual_split(name), dataset, tuple(questions), cropped),)
+
+
+def _about_pictures(classification: Classification, protocol: Protocol) -> list[Question]:
+    """Classification and, where the protocol asks for it, what goes with it."""
+    questions: list[Question] = [classification]
+    if protocol.held_out:
+        words = KnownWords(classification.classes, classification.templates, protocol.held_out)
+        questions.append(OpenSetPictures(words, classification.among))
+    return questions
+
+
+def _about_pixels(segmentation: Segmentation, protocol: Protocol) -> list[Question]:
+    """Segmentation and, where the protocol asks for it, what goes with it."""
+    questions: list[Question] = [segmentation]
+    if protocol.held_out:
+        words = KnownWords(segmentation.classes, segmentation.templates, protocol.held_out)
+        questions.append(OpenSetPixels(words, by_threshold=protocol.background == "threshold"))
+    if protocol.cluster_pictures:
+        questions.append(Clusters(segmentation.classes, protocol.cluster_pictures))
+    return questions
+
+
+def _check_words(name: str, classes: ClassList, protocol: Protocol, has_words: bool) -> None:
+    """Refuse what the protocol asks of classes that a benchmark has not. Raises ConfigError."""
+    if protocol.held_out:
+        if not has_words:
+            raise ConfigError("protocol", [f"held_out: {name} names neither whole pictures nor pixels; leave it out"])
+        KnownWords(classes, (), protocol.held_out).check()
+    if protocol.back_off and not (has_words and classes.hypernyms):
+        raise ConfigError("protocol", [f"back_off: {name} has no classes with hypernyms to answer with; leave it out"])
+
+
+def _shapes(root: Location, protocol: Protocol) -> tuple[Part, ...]:
+    """Four splits: one object, several, several in camouflage, and two birds on either background."""
+    single, classes = open_benchmark("shapes", root, "single")
+    multi, camouflage, spurious = (open_benchmark("shapes", root, split)[0] for split in SHAPES_SPLITS)
+    if protocol.templates:
+        templates = prompt_templates(protocol.templates)
+    else:
+        templates = tuple(read_json(root / "evaluation" / "classes.json")["templates"])
+    _check_words("shapes", classes, protocol, has_words=True)
+    things = tuple(i for i, kind in enumerate(classes.kinds) if kind == "thing")
+    stuff = tuple(name for name, kind in zip(classes.names, classes.kinds, strict=True) if kind == "stuff")
+    birds = replace(
+        classes,
+        names=tuple(classes.names[i] for i in BIRDS),
+        kinds=tuple(classes.kinds[i] for i in BIRDS),
+        extra_words=stuff,
+    )
+    segmentation = Segmentation(classes, templates, constants=("all background", "one object"))
+    return (
+        Part("single", single, tuple(_about_pictures(Classification(classes, templates, among=things), protocol))),
+        Part("multi", multi, (*_about_pixels(segmentation, protocol), Grouping(protocol))),
+        Part("camouflage", camouflage, (Grouping(protocol, table="grouping in camouflage"),)),
+        Part("spurious", spurious, (Groups(birds, templates, first_label=BIRDS[0]),)),
+    )

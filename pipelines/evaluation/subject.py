@@ -1,0 +1,70 @@
+"""What is evaluated: a model of any kind, the run it comes from, and where its numbers go."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.checkpoints import STATE_FILE, checkpoint_name
+from pipelines.evaluation.protocol import Protocol, usual_protocol
+from pipelines.evaluation.result import EVALUATION_FOLDER, RESULT_FILE, Result, read_result
+from pipelines.recipe import Recipe
+from pipelines.run_folder import RunFolder
+from pipelines.storage import Location, locate
+from pipelines.targets import FoundModel, find_model, find_target
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to evaluate; ``run`` and ``recipe`` if it lies in a run of ours."""
+
+    model: FoundModel
+    run: RunFolder | None
+    recipe: Recipe | None
+
+    def output_folder(self, out: str | None, benchmark: str, protocol: Protocol, method: str) -> Location:
+        """As told, or beside the run's other evaluations: by step, benchmark, and what is unusual about the protocol.
+
+        Raises ValueError where there is no run and nothing is told.
+        """
+        if out is not None:
+            return locate(out)
+        if self.run is None:
+            raise ValueError(
+                f"{self.model.name}: lies in no run folder; say where numbers and pictures go with --out FOLDER"
+            )
+        name = benchmark
+        if protocol != usual_protocol(benchmark):
+            digest = hashlib.sha256(protocol.model_dump_json().encode()).hexdigest()[:6]
+            name = "-".join([benchmark, *dict.fromkeys([protocol.name, method]), digest])
+        return self.run.location / EVALUATION_FOLDER / checkpoint_name(self.model.step or 0) / name
+
+    def identity(self) -> dict[str, Any]:
+        """What tells these weights from others under the same name: checksums of ours, else sizes and times."""
+        folder = self.model.folder
+        if folder is None:
+            return {"model": self.model.name}
+        if (folder / STATE_FILE).exists():
+            return {"model": folder.url, "state": (folder / STATE_FILE).read_text()}
+        return {"model": folder.url, "files": [(info.base_name, info.size, str(info.mtime)) for info in folder.list()]}
+
+
+def find_subject(path: str) -> Subject:
+    """What ``path`` names: a run, a checkpoint, a model folder of any kind, a hub name. Raises ValueError."""
+    model = find_model(path)
+    if model.step is None:
+        return Subject(model, None, None)
+    target = find_target(path)
+    return Subject(model, target.run, target.recipe)
+
+
+def newest_results(run: RunFolder) -> list[tuple[Location, Result]]:
+    """All evaluations of the newest checkpoint that has one, with the folders that they lie in."""
+    evaluations = run.location / EVALUATION_FOLDER
+    for step in reversed([info.base_name for info in evaluations.list()]):
+        folders = [evaluations / step / info.base_name for info in (evaluations / step).list()]
+        found = [(folder, read_result(folder)) for folder in folders if (folder / RESULT_FILE).exists()]
+        if found:
+            return found
+    return []
