@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from cluster.quickstart import quickstart
-from tests.conftest import TINY
+from tests.conftest import ALONE, TINY
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_quickstart_goes_from_nothing_to_a_report_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # as on the command line, in a folder that Ray's workers are not in
-    overrides = [*TINY, "train.steps=4", "eval.pictures=2"]
+    overrides = [*TINY, *ALONE, "train.steps=4", "eval.pictures=2"]
     first = quickstart("here", overrides)
     assert first.summary["status"] == "finished"
     for name in ("object accuracy", "mIoU, things", "Jaccard, camouflage", "report.html"):
