@@ -9,6 +9,7 @@ from typing import Any
 
 from cluster.compare import add_compare_verb
 from cluster.data import add_data_verbs
+from cluster.decoder import add_decoder_verbs
 from cluster.evaluate import add_evaluate_verb
 from cluster.models import add_model_verbs
 from cluster.runs import add_runs_verbs
@@ -54,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(verbs)
     add_evaluate_verb(verbs)
     add_compare_verb(verbs)
+    add_decoder_verbs(verbs)
     _add_report(verbs)
     add_runs_verbs(verbs)
     add_use_verbs(verbs)

@@ -29,6 +29,9 @@ def add_evaluate_verb(verbs: Any) -> None:
         "--method", default="patches", metavar="NAME", help=f"{', '.join(METHODS)}; default: the model's own patches"
     )
     command.add_argument(
+        "--decoder", metavar="FOLDER", help="read the patches through what clippy decoder train made, as a method"
+    )
+    command.add_argument(
         "--set",
         nargs="+",
         action="extend",
@@ -70,6 +73,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         split=options.split,
         protocol=options.protocol,
         method=options.method,
+        decoder=options.decoder,
         overrides=tuple(options.set),
         out=options.out,
         workers=options.workers,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from clippy.readout import GroupOptions, SegmentOptions
 from clippy.words import TEMPLATES, check_words
-from cluster.verbs import MODEL_HELP, add_json, print_result, verb
+from cluster.verbs import MODEL_HELP, add_json, print_result, read_words, verb
 
 if TYPE_CHECKING:
     from clippy.load import AnyModel
@@ -123,7 +123,7 @@ def _add_outputs(command: Any, folder: str) -> None:
 
 
 def _classify(options: argparse.Namespace) -> None:
-    labels = _words("--labels", options.labels)
+    labels = read_words("--labels", options.labels)
     check_words(labels, templates=options.templates, prefix="--")
     if options.top < 1:
         raise ValueError(f"--top: must be at least 1 (got {options.top})")
@@ -147,7 +147,7 @@ def _classify(options: argparse.Namespace) -> None:
 
 
 def _segment(options: argparse.Namespace) -> None:
-    labels, background = _words("--labels", options.labels), _words("--background", options.background)
+    labels, background = read_words("--labels", options.labels), read_words("--background", options.background)
     check_words(labels, background, options.templates, prefix="--")
     chosen = SegmentOptions(
         **_view(options),
@@ -231,20 +231,6 @@ def _answer(picture: NamedPicture, segmentation: Segmentation, mask: str, drawin
         "picture": drawing,
         "shares": shares,
     }
-
-
-def _words(option: str, text: str | None) -> list[str]:
-    """Words of a comma-separated list, or of the lines of ``@FILE``."""
-    if text is None or not text.strip():
-        return []
-    if not text.startswith("@"):
-        return [word.strip() for word in text.split(",")]
-    try:
-        with open(text[1:], encoding="utf-8") as lines:
-            return [line.strip() for line in lines if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        problem = getattr(error, "strerror", None) or error
-        raise ValueError(f"{option}: {text[1:]}: cannot be read as a list of words, one a line: {problem}") from None
 
 
 def _find(path: str) -> FoundModel:

@@ -50,3 +50,17 @@ def table(values: dict[str, Any]) -> str:
     """One value a line, names aligned."""
     width = max(map(len, values))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in values.items())
+
+
+def read_words(option: str, text: str | None) -> list[str]:
+    """Words of a comma-separated list, or of the lines of ``@FILE``. Raises ValueError."""
+    if text is None or not text.strip():
+        return []
+    if not text.startswith("@"):
+        return [word.strip() for word in text.split(",")]
+    try:
+        with open(text[1:], encoding="utf-8") as lines:
+            return [line.strip() for line in lines if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        problem = getattr(error, "strerror", None) or error
+        raise ValueError(f"{option}: {text[1:]}: cannot be read as a list of words, one a line: {problem}") from None

@@ -21,7 +21,7 @@ from pipelines.evaluation.units import Measurer, Task, units_of
 from pipelines.local_ray import ray_session
 from pipelines.recipe import EvalConfig, ScalingConfig
 from pipelines.storage import Location, locate
-from pipelines.targets import FoundModel
+from pipelines.targets import FoundDecoder, FoundModel
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Request:
     method: str = "patches"
     overrides: tuple[str, ...] = ()
     """``field=value`` on top of protocol and method."""
+    decoder: str | None = None
+    """Folder of a decoder that the patches go through; a method of its own."""
     out: str | None = None
     workers: int | None = None
     gpus_per_worker: float | None = None
@@ -51,18 +53,20 @@ def evaluate(request: Request, console: Console | None = None) -> Result:
     after a kill it goes on. Raises ValueError, with one clear sentence, for anything that is missing or does not fit.
     """
     console, started = console or Console(), time.monotonic()
-    subject = find_subject(request.checkpoint)
+    subject = find_subject(request.checkpoint, request.decoder)
     config, benchmark, url, protocol, parts = _open(request, subject)
-    folder = subject.output_folder(request.out, benchmark, protocol, request.method)
+    method = "decoder" if subject.decoder else request.method
+    folder = subject.output_folder(request.out, benchmark, protocol, method)
     scaling = subject.recipe.scaling if subject.recipe else ScalingConfig()
     scaling = scaling.model_copy(update={"ray_address": request.ray_address or scaling.ray_address, "use_gpu": False})
     pictures = sum(len(part.dataset) for part in parts)
     console.line(f"evaluating {subject.model.name} on {benchmark}, {pictures:,} pictures")
     with ray_session(scaling):
         gpus = _gpus_per_worker(request)
-        task = Task(subject.model, protocol, parts, config.batch_size, "cuda" if gpus else "cpu")
+        task = Task(subject.model, protocol, parts, config.batch_size, "cuda" if gpus else "cpu", subject.decoder)
         identity = subject.identity() | {"benchmark": benchmark, "data": url, "protocol": protocol.model_dump_json()}
-        progress = Progress(task, identity | {"split": request.split}, folder)
+        decoder = subject.decoder.digest if subject.decoder else None
+        progress = Progress(task, identity | {"split": request.split, "decoder": decoder}, folder)
         task = progress.learn_on_ray(gpus)
         measuring, missing = time.monotonic(), progress.pictures_missing()
         progress.measure_on_ray(request.workers or scaling.max_workers, gpus, console)
@@ -71,11 +75,11 @@ def evaluate(request: Request, console: Console | None = None) -> Result:
         drawn = draw_pictures(task, choose_pictures(parts, progress, config.pictures), folder, gpus)
     result = Result(
         benchmark=benchmark,
-        method=request.method,
+        method=method,
         checkpoint=subject.model.name,
         step=subject.model.step,
         data=url,
-        protocol=_explain(protocol, parts),
+        protocol=_explain(protocol, parts, subject.decoder),
         images={part.name: len(part.dataset) for part in parts},
         tables={name: table for found in findings.values() for name, table in found.tables.items()},
         per_class=next((found.per_class for found in findings.values() if found.per_class), {}),
@@ -98,7 +102,7 @@ def evaluate_suite(
     What is missing is told before anything is measured: ValueError with every benchmark's layout, unless it shall be
     skipped.
     """
-    console, subject = console or Console(), find_subject(request.checkpoint)
+    console, subject = console or Console(), find_subject(request.checkpoint, request.decoder)
     if request.data is None:
         raise ValueError("--data: a suite needs the folder below which its benchmarks lie")
     missing: dict[str, str] = {}
@@ -160,10 +164,16 @@ def sum_up(parts: tuple[Part, ...], progress: Progress) -> dict[str, Findings]:
 
 def _open(request: Request, subject: Subject) -> tuple[EvalConfig, str, str, Protocol, tuple[Part, ...]]:
     """What is measured how: the recipe's settings, the benchmark and where it lies, the protocol, the pictures."""
+    if subject.decoder is not None and request.method != "patches":
+        raise ValueError(
+            f"--decoder: is a method of its own; leave out --method {request.method}, or change single fields of the "
+            "protocol with --set"
+        )
     config = subject.recipe.eval if subject.recipe else EvalConfig()
     benchmark, url = _benchmark_and_data(request, config)
     protocol = choose_protocol(request.protocol, benchmark, config.protocol, request.method, request.overrides)
-    parts = open_parts(benchmark, locate(url, config.storage_options), protocol, request.split)
+    seen = subject.decoder.config.seen if subject.decoder else None
+    parts = open_parts(benchmark, locate(url, config.storage_options), protocol, request.split, seen)
     return config, benchmark, url, protocol, parts
 
 
@@ -190,12 +200,15 @@ def _gpus_per_worker(request: Request) -> float:
     return 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
 
 
-def _explain(protocol: Protocol, parts: tuple[Part, ...]) -> dict[str, str]:
-    """Every choice by name: the fields of the protocol, and what each question says of itself."""
+def _explain(protocol: Protocol, parts: tuple[Part, ...], decoder: FoundDecoder | None) -> dict[str, str]:
+    """Every choice by name: the fields of the protocol, the decoder, and what each question says of itself."""
     chosen = protocol.model_dump(exclude_none=True)
     choices = {
         name: ", ".join(map(str, v)) if isinstance(v, tuple) else str(v) for name, v in chosen.items() if v != ()
     }
+    if decoder is not None:
+        trained = ", ".join(f"{name} {value}" for name, value in decoder.config.training.items())
+        choices["decoder"] = f"{decoder.folder.url}, trained on masks: {trained}"
     for part in parts:
         for question in part.questions:
             for name, choice in question.explain().items():

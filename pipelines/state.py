@@ -57,7 +57,7 @@ def take_snapshot(
     state: TrainState, recipe: Recipe, manifest_digest: str, *, shard: int = 0, shards: int = 1
 ) -> Snapshot:
     """Copy what a checkpoint holds; of several shards, the part of worker ``shard``, the first with all the rest."""
-    optimizer = _optimizer_tensors(state)
+    optimizer = optimizer_tensors(state.model, state.optimizer)
     part = sorted(optimizer)[shard::shards]
     name = OPTIMIZER_FILE if shards == 1 else f"optimizer-{shard:05d}-of-{shards:05d}.safetensors"
     tensors = {name: {key: _copy(optimizer[key]) for key in part}}
@@ -112,7 +112,7 @@ def load_weights(checkpoint: Location, state: TrainState) -> dict[str, Any]:
         for name in position["files"]:
             if name.startswith("optimizer") and name.endswith(".safetensors"):
                 tensors |= load_file(folder / name)
-        _load_optimizer(state, tensors)
+        load_optimizer(state.model, state.optimizer, tensors)
     return position
 
 
@@ -132,23 +132,23 @@ def _copy(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().to("cpu", copy=True).contiguous()
 
 
-def _optimizer_tensors(state: TrainState) -> dict[str, torch.Tensor]:
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """The optimizer's state as 'parameter name/key' tensors, whatever the order of its groups."""
     return {
         f"{name}/{key}": value
-        for name, parameter in state.model.named_parameters()
-        for key, value in state.optimizer.state.get(parameter, {}).items()
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
     }
 
 
-def _load_optimizer(state: TrainState, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Through the optimizer's own loading, which knows on which device each part of its state belongs."""
-    names = {parameter: name for name, parameter in state.model.named_parameters()}
+def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Take ``optimizer_tensors`` back, through the optimizer's own loading, which knows where each part belongs."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
     by_name: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
         parameter_name, _, key = name.rpartition("/")
         by_name.setdefault(parameter_name, {})[key] = tensor
-    ordered = [names[parameter] for group in state.optimizer.param_groups for parameter in group["params"]]
+    ordered = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
     packed = {i: by_name[name] for i, name in enumerate(ordered) if name in by_name}
-    groups = state.optimizer.state_dict()["param_groups"]
-    state.optimizer.load_state_dict({"state": packed, "param_groups": groups})
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": packed, "param_groups": groups})

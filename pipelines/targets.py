@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clippy.load import CONFIG_FILE, OPEN_CLIP, OPEN_CLIP_FILE, load_model, model_kind
-from pipelines.checkpoints import STATE_FILE, CheckpointError, checkpoint_name, committed_steps, local_folder
+from pipelines.checkpoints import STATE_FILE, CheckpointError, checkpoint_name, checksum, committed_steps, local_folder
 from pipelines.recipe import Recipe
 from pipelines.run_folder import RECIPE_FILE, RunFolder
 from pipelines.storage import Location, locate
 
 if TYPE_CHECKING:
+    from clippy.decoder import Decoder, DecoderConfig
     from clippy.load import AnyModel
 
 
@@ -42,6 +43,32 @@ class FoundModel:
             return load_model(self.name)
         with local_folder(self.folder) as folder:
             return load_model(folder)
+
+
+@dataclass(frozen=True)
+class FoundDecoder:
+    """A trained decoder, and what tells it from others that lay in its folder before."""
+
+    folder: Location
+    config: DecoderConfig
+    digest: str
+
+    def load(self) -> Decoder:
+        """The decoder, on the CPU. Raises ValueError where it does not load whole."""
+        from clippy.decoder import Decoder
+
+        with local_folder(self.folder) as folder:
+            return Decoder.from_pretrained(folder)
+
+
+def find_decoder(path: str) -> FoundDecoder:
+    """The decoder in a folder. Raises ValueError where there is none."""
+    from clippy.decoder import DECODER_WEIGHTS_FILE, Decoder
+
+    location = locate(path)
+    with local_folder(location) as folder:
+        config = Decoder.from_pretrained(folder).config
+        return FoundDecoder(location, config, checksum(folder / DECODER_WEIGHTS_FILE))
 
 
 def find_model(path: str) -> FoundModel:

@@ -25,16 +25,18 @@ from pipelines.storage import Location
 SHAPES_SPLITS = ("multi", "camouflage", "spurious")
 
 
-def open_parts(name: str, root: Location, protocol: Protocol, split: str | None = None) -> tuple[Part, ...]:
-    """The parts of a benchmark whose data lie in ``root``.
+def open_parts(
+    name: str, root: Location, protocol: Protocol, split: str | None = None, seen: tuple[str, ...] | None = None
+) -> tuple[Part, ...]:
+    """The parts of a benchmark whose data lie in ``root``; ``seen`` are the classes that a decoder was trained on.
 
     Raises DataError, with the layout that is expected, where something is missing, and for a split that there is not.
     """
     asked = BENCHMARKS[name]
     if asked.kind == "shapes":
-        return _shapes(root, protocol)
+        return _shapes(root, protocol, seen)
     dataset, classes = open_benchmark(name, root, split)
-    templates = prompt_templates(protocol.templates or asked.templates)
+    templates = templates_of(name, root, protocol.templates)
     if not len(dataset):
         raise DataError(f"{root.url}: {name} has no pictures here")
     # What the first picture has, all have.
@@ -50,13 +52,21 @@ def open_parts(name: str, root: Location, protocol: Protocol, split: str | None 
     if has_labels:
         questions += _about_pictures(Classification(classes, templates, back_off=protocol.back_off), protocol)
     if has_masks:
-        questions += _about_pixels(Segmentation(classes, templates, back_off=protocol.back_off), protocol)
+        pixels = Segmentation(classes, templates, seen=seen, back_off=protocol.back_off)
+        questions += _about_pixels(pixels, protocol)
     if has_masks or (first is not None and first.segments is not None):
         questions.append(Grouping(protocol, ground=classes.background))
     cropped = asked.kind in ("classification", "groups") or [question.table for question in questions] == [
         "classification"
     ]
     return (Part(split or usual_split(name), dataset, tuple(questions), cropped),)
+
+
+def templates_of(name: str, root: Location, told: str | None = None) -> tuple[str, ...]:
+    """The prompts of that name, else the benchmark's own."""
+    if told is None and BENCHMARKS[name].kind == "shapes":
+        return tuple(read_json(root / "evaluation" / "classes.json")["templates"])
+    return prompt_templates(told or BENCHMARKS[name].templates)
 
 
 def _about_pictures(classification: Classification, protocol: Protocol) -> list[Question]:
@@ -89,14 +99,11 @@ def _check_words(name: str, classes: ClassList, protocol: Protocol, has_words: b
         raise ConfigError("protocol", [f"back_off: {name} has no classes with hypernyms to answer with; leave it out"])
 
 
-def _shapes(root: Location, protocol: Protocol) -> tuple[Part, ...]:
+def _shapes(root: Location, protocol: Protocol, seen: tuple[str, ...] | None) -> tuple[Part, ...]:
     """Four splits: one object, several, several in camouflage, and two birds on either background."""
     single, classes = open_benchmark("shapes", root, "single")
     multi, camouflage, spurious = (open_benchmark("shapes", root, split)[0] for split in SHAPES_SPLITS)
-    if protocol.templates:
-        templates = prompt_templates(protocol.templates)
-    else:
-        templates = tuple(read_json(root / "evaluation" / "classes.json")["templates"])
+    templates = templates_of("shapes", root, protocol.templates)
     _check_words("shapes", classes, protocol, has_words=True)
     things = tuple(i for i, kind in enumerate(classes.kinds) if kind == "thing")
     stuff = tuple(name for name, kind in zip(classes.names, classes.kinds, strict=True) if kind == "stuff")
@@ -106,7 +113,7 @@ def _shapes(root: Location, protocol: Protocol) -> tuple[Part, ...]:
         kinds=tuple(classes.kinds[i] for i in BIRDS),
         extra_words=stuff,
     )
-    segmentation = Segmentation(classes, templates, constants=("all background", "one object"))
+    segmentation = Segmentation(classes, templates, constants=("all background", "one object"), seen=seen)
     return (
         Part("single", single, tuple(_about_pictures(Classification(classes, templates, among=things), protocol))),
         Part("multi", multi, (*_about_pixels(segmentation, protocol), Grouping(protocol))),

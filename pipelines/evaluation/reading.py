@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clippy import images, inference
+from clippy.decoder import DecodedModel, Decoder
 from clippy.last_attention import attention_masks, class_attention, require_class_attention
 from clippy.load import AnyModel
 from clippy.maskclip import MaskCLIP, read_keys
@@ -25,9 +26,11 @@ from pipelines.evaluation.protocol import Protocol
 
 
 class Reader:
-    """One model under one protocol, in evaluation mode."""
+    """One model under one protocol, in evaluation mode; its patches may go through a decoder."""
 
-    def __init__(self, model: AnyModel, protocol: Protocol, name: str = "model") -> None:
+    def __init__(
+        self, model: AnyModel, protocol: Protocol, name: str = "model", decoder: Decoder | None = None
+    ) -> None:
         """``name`` names the model in messages. Raises ValueError where the two do not go together."""
         options = protocol.segment_options()
         options.check("protocol.")
@@ -37,11 +40,20 @@ class Reader:
         self.model, self.protocol, self.name = model, protocol, name
         self.patch_size = model.patch_size
         self._encoder: inference.Encoder = MaskCLIP(model) if protocol.readout == "maskclip" else model
+        self._scale = model.logit_scale.detach()
+        if decoder is not None:
+            if protocol.readout != "patches":
+                raise ValueError(
+                    f"protocol.readout: a decoder was trained on the model's own patches, so it does not go with "
+                    f"{protocol.readout}; leave one out"
+                )
+            decoded = DecodedModel(model, decoder, name)
+            self._encoder, self._scale = decoded, decoded.logit_scale.to(self._scale.device)
 
     @property
     def scale(self) -> Tensor:
-        """The inverse temperature."""
-        return self.model.logit_scale.detach()
+        """The inverse temperature, of the decoder where there is one."""
+        return self._scale
 
     def shown(self, pixels: NDArray[np.uint8], cropped: bool) -> NDArray[np.uint8]:
         """The picture as the model sees it: its centre square, or all of it in proportion."""

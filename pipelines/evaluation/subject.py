@@ -12,16 +12,17 @@ from pipelines.evaluation.result import EVALUATION_FOLDER, RESULT_FILE, Result, 
 from pipelines.recipe import Recipe
 from pipelines.run_folder import RunFolder
 from pipelines.storage import Location, locate
-from pipelines.targets import FoundModel, find_model, find_target
+from pipelines.targets import FoundDecoder, FoundModel, find_decoder, find_model, find_target
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to evaluate; ``run`` and ``recipe`` if it lies in a run of ours."""
+    """A model to evaluate; ``run`` and ``recipe`` if it lies in a run of ours; perhaps a decoder over its patches."""
 
     model: FoundModel
     run: RunFolder | None
     recipe: Recipe | None
+    decoder: FoundDecoder | None = None
 
     def output_folder(self, out: str | None, benchmark: str, protocol: Protocol, method: str) -> Location:
         """As told, or beside the run's other evaluations: by step, benchmark, and what is unusual about the protocol.
@@ -35,8 +36,9 @@ class Subject:
                 f"{self.model.name}: lies in no run folder; say where numbers and pictures go with --out FOLDER"
             )
         name = benchmark
-        if protocol != usual_protocol(benchmark):
-            digest = hashlib.sha256(protocol.model_dump_json().encode()).hexdigest()[:6]
+        if self.decoder is not None or protocol != usual_protocol(benchmark):
+            told = protocol.model_dump_json() + (self.decoder.digest if self.decoder else "")
+            digest = hashlib.sha256(told.encode()).hexdigest()[:6]
             name = "-".join([benchmark, *dict.fromkeys([protocol.name, method]), digest])
         return self.run.location / EVALUATION_FOLDER / checkpoint_name(self.model.step or 0) / name
 
@@ -50,13 +52,16 @@ class Subject:
         return {"model": folder.url, "files": [(info.base_name, info.size, str(info.mtime)) for info in folder.list()]}
 
 
-def find_subject(path: str) -> Subject:
-    """What ``path`` names: a run, a checkpoint, a model folder of any kind, a hub name. Raises ValueError."""
-    model = find_model(path)
+def find_subject(path: str, decoder: str | None = None) -> Subject:
+    """What ``path`` names: a run, a checkpoint, a model folder of any kind, a hub name; and a decoder's folder.
+
+    Raises ValueError.
+    """
+    model, found = find_model(path), find_decoder(decoder) if decoder else None
     if model.step is None:
-        return Subject(model, None, None)
+        return Subject(model, None, None, found)
     target = find_target(path)
-    return Subject(model, target.run, target.recipe)
+    return Subject(model, target.run, target.recipe, found)
 
 
 def newest_results(run: RunFolder) -> list[tuple[Location, Result]]:

@@ -22,7 +22,7 @@ from pipelines.evaluation.dataset import Example
 from pipelines.evaluation.protocol import Protocol
 from pipelines.evaluation.question import Answerer, LearningQuestion, Part, Row
 from pipelines.evaluation.reading import Features, Reader
-from pipelines.targets import FoundModel
+from pipelines.targets import FoundDecoder, FoundModel
 
 UNIT_PICTURES = 64
 """Pictures of a unit, after each of which what was measured is safe."""
@@ -56,13 +56,14 @@ def units_of(parts: Sequence[Part]) -> list[Unit]:
 
 @dataclass(frozen=True)
 class Task:
-    """What is measured: a model, a protocol, a benchmark's parts."""
+    """What is measured: a model, a protocol, a benchmark's parts; perhaps with a decoder over the model's patches."""
 
     model: FoundModel
     protocol: Protocol
     parts: tuple[Part, ...]
     batch_size: int
     device: str = "cpu"
+    decoder: FoundDecoder | None = None
 
     def after_learning(self, learn: Callable[[int, LearningQuestion], Any]) -> Task:
         """The same task, each of whose questions knows what ``learn`` says of it and of its part."""
@@ -81,7 +82,8 @@ class Measurer:
 
     def __init__(self, task: Task) -> None:
         model = task.model.load().to(task.device)
-        self._task, self._reader = task, Reader(model, task.protocol, task.model.name)
+        decoder = task.decoder.load().to(task.device) if task.decoder else None
+        self._task, self._reader = task, Reader(model, task.protocol, task.model.name, decoder)
         self._answerers: dict[int, dict[str, Answerer]] = {}
 
     def learn(self, part: int, question: LearningQuestion) -> Any:

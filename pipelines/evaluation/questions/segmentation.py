@@ -40,6 +40,8 @@ class Segmentation:
     templates: tuple[str, ...]
     constants: tuple[Literal["all background", "one object"], ...] = ()
     """Trivial answers beside the model's: all pixels are the picture's attribute ``background``, or its label."""
+    seen: tuple[str, ...] | None = None
+    """Classes whose masks a decoder was trained on, if the patches go through one."""
     back_off: tuple[float, ...] = ()
     """Leads in cosine below which the answer of a pixel is what its two best words have in common."""
     table: str = "segmentation"
@@ -50,11 +52,13 @@ class Segmentation:
 
     def explain(self) -> dict[str, str]:
         """Names, prompts, and how numbers are averaged."""
+        groups = {group: [self.classes.names[i] for i in ids] for group, ids in self._by_seen().items()}
         told = {
             "class names": f"{self.classes.name} ({len(self.classes)}): {self.classes.source}",
             "prompts": " | ".join(self.templates),
             "mIoU": "one confusion matrix over all pixels that are not void, at the labels' own size; mean over the "
             "classes that have ground truth",
+            **{f"{group} classes": ", ".join(names) for group, names in groups.items()},
         }
         return told | (explain_hierarchy(self.back_off) if self.classes.hypernyms else {})
 
@@ -91,11 +95,23 @@ class Segmentation:
         if len(kinds) == 2:
             for kind, name in zip(kinds, ("mIoU things", "mIoU stuff"), strict=True):
                 numbers[name] = metrics.mean_iou(confusion, self._of_kind(kind))
+        groups = self._by_seen()
+        if "unseen" in groups:
+            numbers |= {f"mIoU {group}": metrics.mean_iou(confusion, ids) for group, ids in groups.items()}
         numbers["pixel accuracy"] = float(np.trace(confusion) / max(1, confusion.sum()))
         return numbers
 
     def _of_kind(self, kind: str) -> list[int]:
         return [i for i, own in enumerate(self.classes.kinds) if own == kind]
+
+    def _by_seen(self) -> dict[str, list[int]]:
+        """The classes that a decoder has seen and those that it has not, as far as there are any."""
+        if self.seen is None:
+            return {}
+        groups: dict[str, list[int]] = {}
+        for i, name in enumerate(self.classes.names):
+            groups.setdefault("seen" if name in self.seen else "unseen", []).append(i)
+        return groups
 
     def _trivial(self, confusion: NDArray[np.int64]) -> Table:
         """What the one commonest class, and a class drawn anew for each pixel, would get: exact, without a picture."""
