@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from cluster.cluster_verbs import add_cluster_verbs
 from cluster.data import add_data_verbs
 from cluster.models import add_model_verbs
 from cluster.runs import add_runs_verbs
@@ -56,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_recipe(verbs)
     add_data_verbs(verbs)
     add_model_verbs(verbs)
+    add_cluster_verbs(verbs)
     return parser
 
 
