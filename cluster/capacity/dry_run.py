@@ -20,7 +20,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import addmm_flop, flop_registry, sdpa_backward_flop, sdpa_flop
 
 from clippy.architecture import ModelConfig, TextConfig
 from clippy.describe import count_parameters
@@ -93,7 +93,7 @@ def dry_run(
     """
     config = without_weights(model)
     layers = config.text.arguments["num_layers"]
-    shallow = [_trace(_with_layers(config, n), lengths, precision, checkpointing) for n in range(1, min(2, layers) + 1)]
+    shallow = [_trace(with_layers(config, n), lengths, precision, checkpointing) for n in range(1, min(2, layers) + 1)]
     return shallow[0].longer(shallow[1], layers - 1) if layers > 1 else shallow[0]
 
 
@@ -136,7 +136,8 @@ def _vocabulary_size(text: TextConfig) -> int:
     return {"bytes": 260, "vocabulary": text.vocabulary_size}.get(text.tokenizer, T5_VOCABULARY)
 
 
-def _with_layers(config: ModelConfig, layers: int) -> ModelConfig:
+def with_layers(config: ModelConfig, layers: int) -> ModelConfig:
+    """The same with a text tower of so many layers."""
     text = config.text.model_copy(update={"arguments": {**config.text.arguments, "num_layers": layers}})
     return config.model_copy(update={"text": text})
 
@@ -181,10 +182,15 @@ def _trace(config: ModelConfig, lengths: Sequence[int], precision: str, checkpoi
 
 
 def build_fake(config: ModelConfig) -> tuple[CLIPpy, FakeTensorMode]:
-    """The model in training mode with parameters that take no memory, and the mode in which it runs."""
+    """The model in training mode, its parameters without memory, and the mode in which it runs."""
     size = config.text.arguments.get("vocab_size", T5_VOCABULARY)
     with torch.device("meta"):
         model = CLIPpy(config, cast(CaptionTokenizer, _Vocabulary(size))).train()
+    return model, fake_parameters(model)
+
+
+def fake_parameters(model: nn.Module) -> FakeTensorMode:
+    """Put parameters and buffers of a CPU that take no memory in place of a model's; the mode in which it then runs."""
     fake, known = FakeTensorMode(), dict[int, nn.Parameter]()
     with fake:
         for module in model.modules():
@@ -195,7 +201,7 @@ def build_fake(config: ModelConfig) -> tuple[CLIPpy, FakeTensorMode]:
             for name, buffer in module._buffers.items():
                 if buffer is not None:
                     module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
-    return model, fake
+    return fake
 
 
 @dataclass(frozen=True)
@@ -255,9 +261,18 @@ _FREE = {_aten.empty, _aten.empty_like, _aten.empty_strided, _aten.new_empty, _a
 """Operations that touch no byte."""
 
 
+_LACKING = {
+    _aten.addmm_: addmm_flop,
+    _aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
+}
+"""Operations for which torch has a formula but makes no entry: sums in place, fused attention on a CPU."""
+
+
 def _flops(packet: Any, args: Any, kwargs: Any, out: Any) -> int:
     """As torch's counter has it, but for the backward pass of a convolution in groups, which it takes for a whole."""
     if packet is _aten.convolution_backward:
         gradient, weight, mask = args[0], args[2], args[-1]
         return int(2 * prod(gradient.shape[0:1] + gradient.shape[2:]) * weight.numel() * sum(mask[:2]))
-    return int(flop_registry[packet](*args, **kwargs, out_val=out)) if packet in flop_registry else 0
+    formula = flop_registry.get(packet) or _LACKING.get(packet)
+    return int(formula(*args, **kwargs, out_val=out)) if formula else 0

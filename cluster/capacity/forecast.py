@@ -16,7 +16,8 @@ from pipelines.console import Console, duration
 GPUS = (8, 16, 32, 64, 128, 256, 512)
 PAIRS = (134_000_000, 1_000_000_000, 10_000_000_000)
 _STEPS = 40
-"""Simulated steps that count, after those in which the pipeline fills and what was made ahead is used up."""
+_COLD_READS, _READS = 10, 20
+"""So many late reads' time passes before steps count, and so many while they do: they come in bunches."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,10 @@ def _with_gpus(setting: Setting, count: int) -> Plan | None:
 def _point(plan: Plan, seed: int) -> Point:
     recipe, cluster = plan.setting.recipe, plan.setting.cluster
     batch = recipe.optim.global_batch_size
-    stream = stream_of(plan)
-    cold = 3 * ceil(stream.window / stream.units_per_step)
-    each = simulate(stream, cold + _STEPS, noise_of(plan), seed).seconds_per_step(cold - 1)
+    stream, noise = stream_of(plan), noise_of(plan)
+    reads = (stream.read_seconds + noise.late_seconds) / plan.step_interval
+    cold, counted = _STEPS + ceil(_COLD_READS * reads), _STEPS + ceil(_READS * reads)
+    each = simulate(stream, cold + counted, noise, seed).seconds_per_step(cold - 1)
     runs = {pairs: simulate_run(plan, -(-pairs // batch), each, seed) for pairs in PAIRS}
     return Point(
         gpus=cluster.workers,

@@ -78,7 +78,7 @@ class Rates(Section):
     object_store_share: Figure
     read_spread: Figure
     late_share: Figure
-    late_times: Figure
+    late_seconds: Figure
     slow_share: Figure
     slow_times: Figure
     step_spread: Figure

@@ -47,11 +47,8 @@ def _head(plan: Plan) -> str:
     if not cluster.shares_cores:
         where += f" in {cluster.nodes} x {cluster.node_name}"
         where += f", {cluster.cpu_nodes} x {cluster.cpu_node_name} to decode" if cluster.cpu_nodes else ""
-    batch = recipe.optim.global_batch_size
-    return (
-        f"{recipe.name} on {where}\n"
-        f"{recipe.train.steps:,} steps of {batch:,} pairs, {plan.epochs:.2f} epochs of the {pairs.pairs:,} of {pairs.name}"
-    )
+    seen = f"{recipe.train.steps:,} steps of {recipe.optim.global_batch_size:,} pairs"
+    return f"{recipe.name} on {where}\n{seen}, {plan.epochs:.2f} epochs of the {pairs.pairs:,} of {pairs.name}"
 
 
 def _answer(plan: Plan, spent: Cost, prices: Prices, remedy: Remedy) -> str:

@@ -31,6 +31,8 @@ class Pairs(Section):
     """Standard deviation of the logarithm of a caption's tokens."""
     group_rows: int = Field(256, gt=0)
     """Rows of a Parquet row group."""
+    prefixes: int = Field(1, gt=0)
+    """Prefixes of the bucket over which the shards are spread; storage serves each at a rate of its own."""
     source: str = "the command line"
 
 
@@ -49,27 +51,28 @@ def find_pairs(text: str | None, recipe: Recipe) -> Pairs:
                 "pairs=...,bytes=...,width=...,height=..., or give the URL of an indexed dataset"
             )
         text = named
-    if text in known:
-        return Pairs.build("datasets.yaml", {"name": text, **known[text]})
-    if "=" in text and "://" not in text:
-        return _told(text)
+    name, _, changes = text.partition(",")
+    if name in known:
+        return _told({"name": text, **known[name]}, changes)
+    if "=" in name and "://" not in name:
+        return _told({"name": "a dataset"}, text)
     if "/" in text or "." in text:
         return _indexed(DatasetConfig(url=text, storage_options=recipe.data.storage_options))
     raise ValueError(
-        f"--dataset: {text!r} is none of {', '.join(known)}{nearest(text, list(known))}, no URL, and not of the form "
+        f"--dataset: {name!r} is none of {', '.join(known)}{nearest(name, list(known))}, no URL, and not of the form "
         "pairs=...,bytes=...,width=...,height=..."
     )
 
 
-def _told(text: str) -> Pairs:
-    values: dict[str, Any] = {"name": "as told"}
-    for part in text.split(","):
-        name, equals, value = (piece.strip() for piece in part.partition("="))
+def _told(values: dict[str, Any], changes: str) -> Pairs:
+    """Values with those of ``name=number,name=number`` in their place."""
+    for part in filter(None, changes.split(",")):
+        name, _, value = (piece.strip() for piece in part.partition("="))
         try:
             number = float(value)
         except ValueError:
             raise ValueError(f"--dataset: {part!r} must have the form name=number, as in pairs=134e6") from None
-        values[name] = int(number) if name in ("pairs", "group_rows") else number
+        values[name] = int(number) if number == int(number) else number
     try:
         return Pairs.build("--dataset", values)
     except ConfigError as error:

@@ -95,9 +95,11 @@ def _wider_network(plan: Plan) -> Remedy:
 
 def _more_prefixes(plan: Plan) -> Remedy:
     """Shards under several prefixes, each of which storage serves at its own rate."""
-    prefixes = ceil(_target(plan, "storage requests") / plan.images_per_second)
-    units = f"or units of more than {plan.unit.rows} rows: a larger optim.global_batch_size, or fewer GPUs"
-    return Remedy(f"shards spread over {prefixes} prefixes of the bucket, {units}")
+    pairs = plan.setting.pairs
+    prefixes = ceil(pairs.prefixes * _target(plan, "storage requests") / plan.images_per_second)
+    spread = make_plan(replace(plan.setting, pairs=pairs.model_copy(update={"prefixes": prefixes})))
+    change = f"shards spread over {prefixes} prefixes of the bucket (prefixes={prefixes} in --dataset)"
+    return Remedy(f"{change}, or units of more than {plan.unit.rows} rows by a larger batch on each GPU", spread)
 
 
 def _more_cores_here(plan: Plan) -> Remedy:

@@ -55,8 +55,8 @@ class Noise:
     read_spread: float = 0.0
     """Of the logarithm of a read's time, whose mean stays what it is."""
     late_share: float = 0.0
-    """Reads that take ``late_times`` as long."""
-    late_times: float = 1.0
+    """Reads that come ``late_seconds`` later."""
+    late_seconds: float = 0.0
     slow_share: float = 0.0
     """Cores that take ``slow_times`` as long, all the time."""
     slow_times: float = 1.0
@@ -104,7 +104,7 @@ def stream_of(plan: Plan) -> Stream:
 def noise_of(plan: Plan) -> Noise:
     """What is assumed of a cluster."""
     rates = plan.setting.hardware.rates
-    names = ("read_spread", "late_share", "late_times", "slow_share", "slow_times", "step_spread")
+    names = ("read_spread", "late_share", "late_seconds", "slow_share", "slow_times", "step_spread")
     return Noise(**{name: getattr(rates, name).value for name in names})
 
 
@@ -216,7 +216,7 @@ class _Simulation:
         if noise.read_spread:
             seconds *= self._draw.lognormvariate(-(noise.read_spread**2) / 2, noise.read_spread)
         if noise.late_share and self._draw.random() < noise.late_share:
-            seconds *= noise.late_times
+            seconds += noise.late_seconds
         return seconds
 
     def _step_seconds(self) -> float:

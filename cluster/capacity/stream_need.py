@@ -101,15 +101,16 @@ def stream_stages(recipe: Recipe, pairs: Pairs, cluster: Cluster, rates: Rates) 
     share = 1.0 if cluster.shares_cores else rates.thread_share.value
     decoding, reading = (cores * rate for rate in rows_per_core(unit, share))
     requests = unit.requests / unit.rows
-    prefix = rates.requests_per_second.value
+    served = pairs.prefixes * rates.requests_per_second.value
     stages = [
         Stage("decoding", decoding, f"{cores} cores, {decoding / cores:.0f} images/s each"),
         Stage("reading", reading, f"{unit.read_seconds:.2f} s for a unit of {unit.rows} rows, two at a time on a core"),
         Stage("network", _network_rate(unit, pairs, cluster), "pictures from storage, decoded pixels between machines"),
     ]
     if not cluster.shares_cores:
-        because = f"{requests:.3f} requests an image, {prefix:.0f} a second of one prefix"
-        stages.append(Stage("storage requests", prefix / requests if requests else inf, because))
+        because = f"{requests:.3f} requests an image, {served:,.0f} a second of {pairs.prefixes} prefix"
+        because += "es" if pairs.prefixes > 1 else ""
+        stages.append(Stage("storage requests", served / requests, because))
     return stages
 
 
