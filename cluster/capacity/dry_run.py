@@ -261,7 +261,7 @@ _FREE = {_aten.empty, _aten.empty_like, _aten.empty_strided, _aten.new_empty, _a
 """Operations that touch no byte."""
 
 
-_LACKING = {
+_LACKING: dict[Any, Any] = {
     _aten.addmm_: addmm_flop,
     _aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,

@@ -52,20 +52,26 @@ def _target(plan: Plan, *without: str) -> float:
 
 
 def _more_decoders(plan: Plan) -> Remedy:
-    """So many hardware threads more that the next stage is the slowest, and the machines that have them."""
-    setting, cluster = plan.setting, plan.setting.cluster
-    bound = plan.bound
-    needed = ceil(cluster.decode_cores * _target(plan, *_SCALES_WITH_CORES) / bound.images_per_second)
-    free = cluster.spare_cores + cluster.cpu_nodes * cluster.cpu_node.cores
-    if cluster.told_decode_cores is not None and needed <= free:
-        wider = replace(cluster, told_decode_cores=needed)
-        return Remedy(f"scaling.decode_cores={needed}", make_plan(replace(setting, cluster=wider)))
-    if cluster.shares_cores:
-        return Remedy(f"{needed - cluster.decode_cores} decode cores more")
-    machines = ceil((needed - free) / cluster.cpu_node.cores)
-    wider = replace(cluster, told_decode_cores=None, cpu_nodes=cluster.cpu_nodes + machines)
-    change = f"+{needed - free} decode cores (--cpu-nodes {wider.cpu_nodes}, {cluster.cpu_node_name})"
-    return Remedy(change, make_plan(replace(setting, cluster=wider)))
+    """As many hardware threads more as make another stage the slowest, and the machines that have them.
+
+    With machines the network grows too, so that what is enough is found in a few rounds.
+    """
+    before, wider, lacking, changes = plan.setting.cluster, plan, 0, [""]
+    while wider.bound.name in _SCALES_WITH_CORES:
+        cluster = wider.setting.cluster
+        needed = ceil(cluster.decode_cores * _target(wider, *_SCALES_WITH_CORES) / wider.images_per_second)
+        lacking, changes = needed - before.decode_cores, []
+        if before.shares_cores:
+            return Remedy(f"{lacking} decode cores more")
+        machines = max(0, ceil((needed - before.spare_cores) / before.cpu_node.cores))
+        if before.told_decode_cores is not None:
+            changes.append(f"scaling.decode_cores={needed}")
+        if machines > before.cpu_nodes:
+            changes.append(f"--cpu-nodes {machines}, {before.cpu_node_name}")
+        told = needed if before.told_decode_cores is not None else None
+        more = replace(before, told_decode_cores=told, cpu_nodes=max(machines, before.cpu_nodes))
+        wider = make_plan(replace(plan.setting, cluster=more))
+    return Remedy(f"+{lacking} decode cores ({' '.join(changes)})", wider)
 
 
 def _better_reads(plan: Plan) -> Remedy:

@@ -11,7 +11,7 @@ HARDWARE = load_hardware()
 TINY = (
     "model.image.image_size=64",
     "model.image.arguments={patch_size: 16, embed_dim: 64, depth: 2, num_heads: 2}",
-    "model.text.arguments={d_model: 64, d_kv: 32, num_heads: 2, d_ff: 128, num_layers: 3}",
+    "model.text.arguments={d_model: 64, d_kv: 32, num_heads: 2, d_ff: 128, num_layers: 1}",
     "model.text.tokenizer=bytes",
     "optim.global_batch_size=1024",
 )

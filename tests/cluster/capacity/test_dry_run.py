@@ -24,6 +24,7 @@ from pipelines.recipe import load_recipe, recipe_names
 from tests.cluster.capacity.settings import TINY
 
 LENGTHS = [9, 5]
+DEEP = (*TINY, "model.text.arguments={d_model: 64, d_kv: 32, num_heads: 2, d_ff: 128, num_layers: 3}")
 _aten = torch.ops.aten
 TORCH_LACKS = {  # torch counts fused attention on a GPU alone
     _aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
@@ -120,7 +121,7 @@ def test_a_frozen_tower_has_no_backward_pass() -> None:
 @pytest.mark.parametrize("rows", [2, 48])
 def test_memory_and_work_are_those_of_real_tensors(checkpointing: bool, rows: int) -> None:
     """The same watch over a step that computes; its text tower is run with all of its three layers."""
-    config = load_recipe("shapes", TINY).model
+    config = load_recipe("shapes", DEEP).model
     lengths = caption_lengths(rows, 12, 0.3, config.text.max_tokens)
     run = dry_run(config, lengths, checkpointing=checkpointing)
     model = CLIPpy(config, build_tokenizer(config.text)).train()
@@ -140,8 +141,8 @@ def test_memory_and_work_are_those_of_real_tensors(checkpointing: bool, rows: in
 
 
 def test_checkpointing_and_fewer_rows_hold_less_and_bfloat16_too() -> None:
-    model = load_recipe("shapes", TINY).model
-    lengths = caption_lengths(64, 12, 0.3, 32)
+    model = load_recipe("shapes", DEEP).model
+    lengths = caption_lengths(24, 12, 0.3, 32)
     whole, again = dry_run(model, lengths), dry_run(model, lengths, checkpointing=True)
     assert again.saved_bytes < 0.7 * whole.saved_bytes
     assert again.backward.flops > 1.3 * whole.backward.flops
