@@ -39,22 +39,25 @@ TINY = (
 ALONE = ("scaling.num_workers=1", "scaling.decode_cores=1")
 
 
+# The shapes benchmark in small: 13 row groups of two training shards, and all evaluation splits.
+SMALL_SHAPES = {
+    "rows": 200,
+    "row_group_rows": 16,
+    "shard_rows": 112,
+    "single_rows": 48,
+    "multi_rows": 40,
+    "camouflage_rows": 24,
+    "workers": 1,
+}
+
+
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shapes benchmark in small: 200 training rows in 13 row groups of two shards, and all evaluation splits."""
+    """The shapes benchmark in small."""
     from pipelines.shapes import generate
 
     out = tmp_path_factory.mktemp("data") / "shapes"
-    generate(
-        str(out),
-        rows=200,
-        workers=1,
-        row_group_rows=16,
-        shard_rows=112,
-        single_rows=48,
-        multi_rows=40,
-        camouflage_rows=24,
-    )
+    generate(str(out), **SMALL_SHAPES)
     return out
 
 

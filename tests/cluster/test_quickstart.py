@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from cluster.quickstart import quickstart
-from tests.conftest import ALONE, TINY
+from pipelines.shapes import generate
+from tests.conftest import ALONE, SMALL_SHAPES, TINY
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_quickstart_goes_from_nothing_to_a_report_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # as on the command line, in a folder that Ray's workers are not in
+    monkeypatch.setattr("cluster.quickstart.generate", partial(generate, **SMALL_SHAPES))  # not the thousands of scenes
     overrides = [*TINY, *ALONE, "train.steps=4", "eval.pictures=2"]
     first = quickstart("here", overrides)
     assert first.summary["status"] == "finished"
