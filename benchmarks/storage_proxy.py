@@ -40,11 +40,11 @@ _ERRORS = {"503": ("ServiceUnavailable", "Service Unavailable"), "slowdown": ("S
 
 @contextmanager
 def start_proxy(
-    upstream: str, *, delay_ms: float = 0, fail_every: int = 0, faults: Sequence[str] = ("503",)
+    upstream: str, *, delay_ms: float = 0, fail_every: int = 0, faults: Sequence[str] = ("503",), port: int = 0
 ) -> Iterator[str]:
     """Run the proxy as a process of its own for as long as the context lasts; gives its URL."""
     command = [sys.executable, __file__, "--upstream", upstream, "--delay-ms", str(delay_ms)]
-    command += ["--fail-every", str(fail_every), "--fault", ",".join(faults)]
+    command += ["--fail-every", str(fail_every), "--fault", ",".join(faults), "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

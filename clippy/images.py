@@ -147,8 +147,7 @@ def _decode_jpeg(
             return None  # Pillow's path refuses the one and converts the other
         orientation = _orientation(_jpeg_exif(data))
         shown = (height, width) if orientation >= 5 else (width, height)
-        limit = divisor(*shown)
-        factor = next(factor for factor in (8, 4, 2, 1) if factor <= max(limit, 1))
+        factor = _whole_divisor(divisor(*shown))
         pixels = simplejpeg.decode_jpeg(
             data, "RGB", min_height=-(-height // factor), min_width=-(-width // factor), min_factor=factor
         )
@@ -157,6 +156,16 @@ def _decode_jpeg(
     if pixels.shape[0] == height:
         factor = 1
     return _turned(pixels, orientation), *shown, factor
+
+
+def jpeg_divisor(short_side: float, size: int) -> int:
+    """How many times smaller than it is a JPEG is decoded for ``size``, in width and in height."""
+    return _whole_divisor(short_side / (_DETAIL * size))
+
+
+def _whole_divisor(limit: float) -> int:
+    """The largest that the decoder knows and that leaves enough detail."""
+    return next(divisor for divisor in (8, 4, 2, 1) if divisor <= max(limit, 1))
 
 
 def _jpeg_exif(data: bytes) -> bytes:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from cluster.cluster_verbs import add_cluster_verbs
 from cluster.compare import add_compare_verb
 from cluster.data import add_data_verbs
 from cluster.decoder import add_decoder_verbs
@@ -63,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_recipe(verbs)
     add_data_verbs(verbs)
     add_model_verbs(verbs)
+    add_cluster_verbs(verbs)
     return parser
 
 

@@ -37,6 +37,8 @@ def verdict(phases: Mapping[str, float], recipe: Recipe, input_verdict: str) -> 
 def _faster_model(recipe: Recipe) -> str:
     if recipe.scaling.use_gpu and recipe.train.precision == "float32":
         return "train.precision=bfloat16 runs the towers faster"
+    if recipe.scaling.use_gpu and not recipe.train.compile:
+        return "train.compile=true can run the towers faster"
     if recipe.train.activation_checkpointing:
         return "train.activation_checkpointing=false saves a forward pass, where memory allows"
     if recipe.micro_batch_size * recipe.scaling.max_workers < recipe.optim.global_batch_size:

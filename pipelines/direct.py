@@ -72,8 +72,6 @@ def _train_alone(job: Job, console: Console, device: torch.device, rank: int, wo
     recipe = job.recipe
     step, attempt = _agree_on_start(job, rank, world_size)
     state = restore(job, device, step)
-    if recipe.train.activation_checkpointing:
-        state.model.checkpoint_activations()
     timer = StepTimer(device)
     reporter = _ConsoleReporter(job, Share(rank, world_size, str(attempt)), step, attempt, console)
     finished = train_loop(

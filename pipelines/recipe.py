@@ -213,6 +213,9 @@ class TrainConfig(Section):
     """bfloat16 runs both towers in autocast; norms, temperature, logits and weights stay in float32."""
     activation_checkpointing: bool = False
     """Keep the input of each block alone and run it again in the backward pass: much less memory, a third more time."""
+    compile: bool = False
+    """Have torch.compile translate the blocks of both towers while the first steps run, which takes a minute or more
+    and a C++ compiler on each worker. Draws the same numbers; results are the same to rounding."""
     log_every: int = Field(10, gt=0)
     """Steps between two progress lines; metrics.jsonl holds every step."""
     profile_steps: tuple[int, int] | None = None
@@ -482,6 +485,7 @@ _FREE = (
     "data.object_store_gib",
     "data.max_invalid_fraction",
     "train.activation_checkpointing",
+    "train.compile",
     "train.micro_batch_size",
     "train.log_every",
     "train.profile_steps",

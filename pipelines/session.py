@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from clippy.compilation import compile_towers
 from clippy.gather import sum_over_workers
 from clippy.model import CONFIG_FILE, CLIPpy, read_config
 from clippy.tokens import CaptionTokenizer
@@ -23,15 +24,23 @@ from pipelines.validation import steps_to_keep
 
 
 def restore(job: Job, device: torch.device, step: int) -> TrainState:
-    """The state of the checkpoint after ``step`` steps, or for step 0 the start that is the same on every worker."""
-    if not step:
+    """The state of the checkpoint after ``step`` steps, or for step 0 the start that is the same on every worker.
+
+    Its towers run as the recipe says: activations checkpointed, compiled. Raises ValueError where they cannot.
+    """
+    if step:
+        checkpoint = job.folder.checkpoints / checkpoint_name(step)
+        config = read_config((checkpoint / CONFIG_FILE).read_text(), checkpoint.url)  # asks for no weights of others
+        model = CLIPpy(config, _tokenizer(job)).to(device)
+    else:
         model = initial_model(job).to(device)
-        return TrainState(model, build_optimizer(model, job.recipe.optim))
-    checkpoint = job.folder.checkpoints / checkpoint_name(step)
-    config = read_config((checkpoint / CONFIG_FILE).read_text(), checkpoint.url)  # asks for no weights of others
-    model = CLIPpy(config, _tokenizer(job)).to(device)
     state = TrainState(model, build_optimizer(model, job.recipe.optim))
-    load_checkpoint(checkpoint, state, job.source.digest)
+    if step:
+        load_checkpoint(checkpoint, state, job.source.digest)
+    if job.recipe.train.activation_checkpointing:
+        model.checkpoint_activations()
+    if job.recipe.train.compile:
+        compile_towers(model)
     return state
 
 

@@ -154,14 +154,19 @@ class Stepper:
                     torch.autograd.backward([output for output, _ in pairs], [gradient for _, gradient in pairs])
         return loss.detach(), scale.detach()
 
-    @torch.no_grad()
     def _embed_all(self, batches: Sequence[MicroBatch]) -> tuple[torch.Tensor, ...]:
-        """Embeddings of all micro-batches, the logit scale, and which rows are valid."""
+        """Embeddings of all micro-batches, the logit scale, and which rows are valid.
+
+        Without gradients, unless compiled: of a pass without, torch.compile would make other code, which takes as long
+        again to translate and does not round alike.
+        """
         images, texts, valid = [], [], []
-        with _statistics_kept(self.state.model):
+        with _statistics_kept(self.state.model), torch.set_grad_enabled(self.recipe.train.compile):
             for i, batch in enumerate(batches):
                 inputs = self._load(batch)
-                image_BD, text_BD, scale = self._embed(inputs, i, self.state.model)
+                outputs = self._embed(inputs, i, self.state.model)
+                image_BD, text_BD, scale = (output.detach() for output in outputs)
+                del outputs  # and with it the activations
                 images.append(image_BD)
                 texts.append(text_BD)
                 valid.append(inputs.valid_B)

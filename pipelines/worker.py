@@ -15,6 +15,7 @@ import ray.train.torch
 import ray.util
 import torch
 
+from clippy.compilation import CompilationError
 from pipelines.budget import decode_cores
 from pipelines.checkpoints import CheckpointError, clear_remains
 from pipelines.columns import DataError
@@ -81,8 +82,6 @@ def _train(job: Job, events: Any) -> dict[str, Any]:
         ray.get(events.put.remote({"starting": world_size}))
     step, attempt = _agree_on_start(job, rank)
     state = restore(job, device, step)
-    if recipe.train.activation_checkpointing:
-        state.model.checkpoint_activations()
     timer = StepTimer(device)
     forward = data_parallel(state.model, device, world_size, timer)
     batches = iterate_batches(
@@ -177,8 +176,8 @@ class RayReporter(RunReporter):
 
 
 def _user_mistake(error: BaseException) -> str | None:
-    """The sentence of a mistake of data or checkpoint behind an error, or None."""
-    if isinstance(error, DataError | CheckpointError):
+    """The sentence of a mistake of data, checkpoint or machine behind an error, or None."""
+    if isinstance(error, DataError | CheckpointError | CompilationError):
         return str(error)
     # From a task of Ray Data comes the text of an exception's traceback, not the exception.
     found = re.search(rf"^{DataError.__module__}\.{DataError.__name__}: (.+)$", str(error), re.MULTILINE)

@@ -16,6 +16,12 @@ import pytest
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Models this small gain nothing from more threads, which wait for each other wherever other processes want the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray would run its workers at niceness 15, where they wait for whatever else the machine does.
+os.environ.setdefault("RAY_worker_niceness", "0")
+# Ray Train's controller looks after its workers that often, and a run ends, or starts again, when it looks.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 
 # A model and run small enough that a training test lasts seconds once Ray is up.
 TINY = (
@@ -29,24 +35,29 @@ TINY = (
     "train.log_every=1",
     "checkpoint.every=5",
 )
+# One worker and one decoder: half the processes of Ray, where how many there are is not what a test is about.
+ALONE = ("scaling.num_workers=1", "scaling.decode_cores=1")
+
+
+# The shapes benchmark in small: 13 row groups of two training shards, and all evaluation splits.
+SMALL_SHAPES = {
+    "rows": 200,
+    "row_group_rows": 16,
+    "shard_rows": 112,
+    "single_rows": 48,
+    "multi_rows": 40,
+    "camouflage_rows": 24,
+    "workers": 1,
+}
 
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shapes benchmark in small: 200 training rows in 13 row groups of two shards, and all evaluation splits."""
+    """The shapes benchmark in small."""
     from pipelines.shapes import generate
 
     out = tmp_path_factory.mktemp("data") / "shapes"
-    generate(
-        str(out),
-        rows=200,
-        workers=1,
-        row_group_rows=16,
-        shard_rows=112,
-        single_rows=48,
-        multi_rows=40,
-        camouflage_rows=24,
-    )
+    generate(str(out), **SMALL_SHAPES)
     return out
 
 
@@ -131,8 +142,28 @@ def _wait_for(attempt: Callable[[], None], seconds: float = 30) -> None:
 
 
 @pytest.fixture
-def clippy_command() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run ``clippy`` as a user would, and return what it printed and its exit code."""
+def clippy_command(capsys: pytest.CaptureFixture[str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run ``clippy`` in this process, which has imported what it needs; return what it printed and its exit code."""
+    from cluster.cli import main
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        capsys.readouterr()
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            try:
+                code = main(arguments)
+            except SystemExit as leaving:  # of argparse
+                code = int(leaving.code or 0)
+        printed = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, code, printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture
+def clippy_process() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run ``clippy`` as a user would, in a process of its own, which takes seconds where it imports torch or Ray."""
 
     def run(*arguments: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,29 +14,27 @@ import pytest
 PROGRAM = Path(__file__).parents[2] / "benchmarks" / "loss_memory.py"
 
 
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(PROGRAM.parent))
+    return importlib.import_module("loss_memory")
+
+
 @pytest.mark.skipif(find_spec("open_clip") is None, reason="needs open_clip_torch")
-def test_measures_each_loss_and_checks_ours() -> None:
-    done = subprocess.run(
-        [sys.executable, str(PROGRAM), "--json", "--batches", "2048", "--ranks", "4", "--width", "16"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(PROGRAM.parents[1])},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+def test_measures_each_loss_and_checks_ours(
+    program: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "")  # which the program sets
+    arguments = ["--json", "--batches", "2048", "--ranks", "4", "--width", "16"]
+    monkeypatch.setattr(sys, "argv", ["loss_memory.py", *arguments])
+    program.main()
+    result = json.loads(capsys.readouterr().out)
     assert max(result["relative_difference"].values()) < 1e-5
     assert all(case["measured"] and case["seconds"] > 0 for case in result["cases"])
     peaks = {case["loss"]: case["peak_bytes"] for case in result["cases"]}
     assert peaks["full"] > 3 * 4 * 2048**2  # three matrices at least
     assert peaks["ours"] < peaks["full"] / 2
     assert result["target"] is None
-
-
-@pytest.fixture
-def program(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(PROGRAM.parent))
-    return importlib.import_module("loss_memory")
 
 
 def test_what_is_not_run_is_calculated_and_the_calculation_checked(program: ModuleType) -> None:

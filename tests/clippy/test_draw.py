@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clippy.draw import overlay, palette, panel, sheet
+from clippy.draw import overlay, palette, panel, sheet, tile
 
 GREY = np.full((64, 64, 3), 100, dtype=np.uint8)
 NAMES = ["grass", "dax", "wug"]
@@ -106,3 +106,10 @@ def test_sheet_keeps_every_panel_whole() -> None:
     assert sheet([red], columns=3).size == (30, 10)
     with pytest.raises(ValueError, match="sheet"):
         sheet([], columns=1)
+
+
+def test_tile_fits_any_picture_and_refuses_a_region_of_another() -> None:
+    for height, width in ((3, 5), (700, 100), (1, 2000)):
+        assert tile(np.zeros((height, width, 3), dtype=np.uint8), "a " * 100).size == (272, 294)
+    with pytest.raises(ValueError, match=r"region \(3, 4\) does not cover an image of \(3, 5\)"):
+        tile(np.zeros((3, 5, 3), dtype=np.uint8), "", np.ones((3, 4), dtype=np.bool_))

@@ -16,10 +16,10 @@ import pytest
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def test_help_is_instant(clippy_command: Command) -> None:
-    clippy_command("--help")  # once to compile
+def test_help_is_instant(clippy_process: Command) -> None:
+    clippy_process("--help")  # once to compile
     started = time.perf_counter()
-    result = clippy_command("--help")
+    result = clippy_process("--help")
     assert time.perf_counter() - started < 1
     assert result.returncode == 0
     for verb in ("quickstart", "train", "evaluate", "report", "runs", "recipe", "data"):
@@ -80,8 +80,6 @@ def no_images(shapes: Path, folder: Path) -> list[str]:
         (lambda *_: ["scaling.num_workers=3"], "optim.global_batch_size: 32 is not divisible by scaling.num_workers 3"),
         (lambda *_: ["model.image.name=vit_tini_patch16_224"], "model.image.name: timm has no 'vit_tini_patch16_224'"),
         (lambda *_: ["model.text.tokenizer=./nowhere"], "model.text.tokenizer: './nowhere' is neither"),
-        (lambda *_: ["scaling.use_gpu=true"], "need 2 GPU, and this machine has"),
-        (lambda *_: ["scaling.ray_address=127.0.0.1:1"], "scaling.ray_address: no Ray cluster answers"),
         (lambda *_: ["tracking.uri=http://127.0.0.1:9"], "tracking.uri: no MLflow store answers at http://127.0.0.1:9"),
     ],
 )
@@ -90,14 +88,32 @@ def test_mistakes_of_training_are_one_sentence(
     overrides: list[str],
     shapes: Path,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     spoil: Callable[[Path, Path], list[str]],
     sentence: str,
 ) -> None:
+    monkeypatch.setattr("pipelines.tracking._PAUSES_AT_THE_START", (0, 0))
     result = clippy_command("train", "shapes", *overrides, *spoil(shapes, tmp_path / "spoiled"))
     assert result.returncode == 2, result.stderr
     assert sentence in result.stderr
     assert "Traceback" not in result.stderr
     assert not list((tmp_path / "runs").rglob("checkpoints"))
+
+
+def test_a_mistake_that_shows_once_ray_runs_is_one_sentence_too(clippy_process: Command, overrides: list[str]) -> None:
+    result = clippy_process("train", "shapes", *overrides, "tracking.enabled=false", "scaling.use_gpu=true")
+    assert result.returncode == 2, result.stderr
+    assert "need 2 GPU, and this machine has" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_cluster_that_does_not_answer_is_one_sentence(
+    clippy_command: Command, overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # or this process would stay with the Ray of other tests
+    result = clippy_command("train", "shapes", *overrides, "tracking.enabled=false", "scaling.ray_address=127.0.0.1:1")
+    assert result.returncode == 2
+    assert "scaling.ray_address: no Ray cluster answers" in result.stderr
 
 
 @pytest.mark.parametrize(

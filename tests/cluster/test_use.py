@@ -138,8 +138,7 @@ def test_people_read_sentences(
     title, first, second = capsys.readouterr().out.splitlines()
     assert title == "photos/a.png"
     assert "%  cosine " in first
-    here = {"PYTHONPATH": str(Path(__file__).parents[2])}  # the current folder is not that of the code
-    segmented = clippy_command("segment", str(model), "photos", "--labels", "dax,wug", "--out", "o", **here)
+    segmented = clippy_command("segment", str(model), "photos", "--labels", "dax,wug", "--out", "o")
     assert segmented.returncode == 0, segmented.stderr
     assert "photos/a.png  40 x 70\n  o/a-mask.png\n  o/a.png\n" in segmented.stdout
     assert "pictures 3/3" in segmented.stderr

@@ -7,7 +7,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,24 +15,35 @@ from pipelines import validation
 from pipelines.checkpoints import committed_steps
 from pipelines.console import Console
 from pipelines.ledger import read_ledger
+from pipelines.listener import Listener
+from pipelines.prepare import prepare
 from pipelines.recipe import load_recipe
 from pipelines.run_folder import RunFolder
 from pipelines.storage import locate
+from pipelines.summary import Heard
 from pipelines.train import run
+from tests.conftest import ALONE
+from tests.pipelines import test_loop
+from tests.pipelines.conftest import Run
 from tests.pipelines.test_stream import pids
 from tests.pipelines.test_train import losses
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 
-def at_step(folder: Path, step: int, action: Callable[[], None]) -> threading.Thread:
-    """Do something as soon as the run has written that step."""
+def kill_a_worker(folder: Path, step: int) -> threading.Thread:
+    """SIGKILL to a worker as soon as the run has written that step; who it is is found out before."""
+
+    def has_written(wanted: int) -> bool:
+        return (folder / "metrics.jsonl").exists() and len(losses(folder)) >= wanted
 
     def watch() -> None:
-        deadline = time.monotonic() + 120
+        deadline, victim = time.monotonic() + 120, None
         while time.monotonic() < deadline:
-            if (folder / "metrics.jsonl").exists() and len(losses(folder)) >= step:
-                action()
+            if victim is None and has_written(1):
+                victim = max(pids("ray::RayTrainWorker"))
+            if victim is not None and has_written(step):
+                os.kill(victim, signal.SIGKILL)
                 return
             time.sleep(0.01)
 
@@ -43,19 +53,18 @@ def at_step(folder: Path, step: int, action: Callable[[], None]) -> threading.Th
 
 
 def test_a_run_whose_worker_is_killed_is_the_run_that_nothing_disturbed(
-    overrides: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    undisturbed: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    mine = [*overrides, "train.ledger=true", "tracking.enabled=false", "train.steps=30"]
-    assert run(load_recipe("shapes", [*mine, "name=undisturbed"]), Console()).starts == 1
-    folder = tmp_path / "runs" / "killed"
-    blow = at_step(folder, 8, lambda: os.kill(max(pids("ray::RayTrainWorker")), signal.SIGKILL))
-    summary = run(load_recipe("shapes", [*mine, "name=killed"]), Console())
+    whole, overrides = undisturbed
+    folder = tmp_path / "shapes"
+    blow = kill_a_worker(folder, 8)
+    mine = [*overrides, f"storage.url={tmp_path}", "tracking.enabled=false"]
+    summary = run(load_recipe("shapes", mine), Console())
     blow.join()
     assert (summary.status, summary.starts, summary.rows_seen) == ("finished", 2, 30 * 32)
     assert "started again on 2 workers at step " in capfd.readouterr().err
-    undisturbed = tmp_path / "runs" / "undisturbed"
-    assert losses(folder) == losses(undisturbed)  # to the bit
-    ours, theirs = (read_ledger(RunFolder(locate(str(place)))) for place in (folder, undisturbed))
+    assert losses(folder) == losses(whole)  # to the bit
+    ours, theirs = (read_ledger(RunFolder(locate(str(place)))) for place in (folder, whole))
     assert {step: sorted(keys) for step, keys in ours.items()} == {s: sorted(keys) for s, keys in theirs.items()}
     taken = [key for step in sorted(ours) for key in ours[step]]
     assert len(taken) == 30 * 32
@@ -66,7 +75,7 @@ def test_checkpoints_are_validated_while_training_goes_on(overrides: list[str], 
     from mlflow import MlflowClient
 
     more = ["eval.every=5", "checkpoint.keep_last=1", "train.steps=20", "name=validated"]
-    summary = run(load_recipe("shapes", [*overrides, *more]), Console())
+    summary = run(load_recipe("shapes", [*overrides, *ALONE, *more]), Console())
     folder = RunFolder(locate(str(tmp_path / "runs" / "validated")))
     results = {}
     for step in (5, 10, 15, 20):
@@ -86,11 +95,17 @@ def test_checkpoints_are_validated_while_training_goes_on(overrides: list[str], 
 
 
 def test_a_benchmark_that_cannot_be_read_does_not_end_a_run(overrides: list[str], tmp_path: Path) -> None:
-    more = ["eval.every=5", "eval.url=" + str(tmp_path / "nowhere"), "name=blind", "tracking.enabled=false"]
-    summary = run(load_recipe("shapes", [*overrides, *more]), Console())
-    assert (summary.status, summary.best_step) == ("finished", None)
-    result = json.loads((tmp_path / "runs" / "blind" / "validation" / "step-00000005.json").read_text())
-    assert "nowhere" in result["error"]
+    """The driver hears of two checkpoints, made in this process."""
+    more = ["eval.every=5", f"eval.url={tmp_path}/nowhere", *ALONE]
+    job = prepare(load_recipe("shapes", [*overrides, *more]), Console())
+    test_loop.train(job, test_loop.new_state(job), test_loop.Recorder(job))
+    listener = Listener(job, Console(), None, Heard())
+    listener.listen([{"saved": "step 5"}, {"saved": "step 10"}])
+    listener.finish_validation(lambda: False)
+    for step in (5, 10):
+        result = json.loads((job.folder.location / "validation" / f"step-{step:08d}.json").read_text())
+        assert "nowhere" in result["error"]
+    assert validation.best(job.folder) == {}
 
 
 @pytest.mark.parametrize(

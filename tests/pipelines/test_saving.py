@@ -304,21 +304,21 @@ def test_parts_of_a_killed_start_are_not_taken_for_new_ones(job: Job, trained: T
 def test_training_goes_on_while_a_checkpoint_is_slowly_written(
     overrides: list[str], storage_proxy: ModuleType, s3: str
 ) -> None:
-    """Each request to storage takes 0.3 s, a checkpoint some twenty of them: the steps do not feel it."""
-    with storage_proxy.start_proxy(s3, delay_ms=300) as endpoint:
+    """Each request to storage takes 0.2 s, a checkpoint some twenty of them: the steps do not feel it."""
+    with storage_proxy.start_proxy(s3, delay_ms=200) as endpoint:
         options = f'storage.storage_options={{"endpoint_url": "{endpoint}"}}'
         mine = ["name=slow", "storage.url=s3://bucket/slow", options, "tracking.enabled=false"]
-        more = ["train.steps=120", "checkpoint.every=40", "scaling.num_workers=1"]
+        more = ["train.steps=60", "checkpoint.every=40", "scaling.num_workers=1"]
         job = prepare(load_recipe("shapes", [*overrides, *mine, *more]), Console())
         recorder, state = StepClock(job), new_state(job)
         assert train(job, state, recorder)
-        restored = restore(job, CPU, 120)
+        restored = restore(job, CPU, 60)
     assert_same(state, restored)
     first_saved = recorder.saved_at[0]
     assert first_saved > 45  # several steps after the checkpoint was due, at step 40
     seconds = {step: recorder.times[step + 1] - recorder.times[step] for step in range(10, first_saved)}
     during, before = ([seconds[step] for step in steps] for steps in (range(41, first_saved), range(10, 40)))
-    assert statistics.median(during) < 1.5 * statistics.median(before)
+    assert statistics.median(during) < statistics.median(before) + 0.2  # not one request's time, on a busy machine too
     assert max(during) < 1.5
 
 

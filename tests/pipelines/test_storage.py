@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pyarrow.fs as pafs
 import pytest
 
 from pipelines import shards
@@ -90,6 +91,8 @@ def test_what_is_not_there_is_told_apart() -> None:
 
 def test_passing_errors_are_tried_again_and_then_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "ATTEMPTS", 2)
+    strategy = pafs.AwsStandardS3RetryStrategy
+    monkeypatch.setattr(pafs, "AwsStandardS3RetryStrategy", lambda max_attempts: strategy(max_attempts=2))  # not 5
     failure = pytest.raises(DataError, match=r"a\.parquet: cannot be read after 2 attempts")
     with answering(503, "SlowDown") as (endpoint, requests), failure:
         read(endpoint)

@@ -19,13 +19,20 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
+from pipelines.checkpoints import CheckpointError, committed_steps
+from pipelines.columns import DataError
 from pipelines.console import Console
 from pipelines.evaluate import Request, evaluate
+from pipelines.prepare import prepare
 from pipelines.prune import prune
 from pipelines.recipe import load_recipe
 from pipelines.report import write_report
 from pipelines.runs import describe_run, find_runs
 from pipelines.train import Summary, run
+from pipelines.worker import _user_mistake
+from tests.conftest import ALONE
+from tests.pipelines import test_loop
+from tests.pipelines.conftest import Run
 
 pytestmark = pytest.mark.ray
 
@@ -39,35 +46,24 @@ def losses(folder: Path) -> dict[int, float]:
     return {record["step"]: record["loss"] for record in map(json.loads, lines)}
 
 
-@pytest.fixture(scope="module")
-def finished(ray_cluster: None, shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """A run of two workers that nothing disturbed, and its overrides."""
-    from tests.conftest import TINY
-
-    storage = tmp_path_factory.mktemp("finished")
-    overrides = [*TINY, f"data.url={shapes}/train", f"eval.url={shapes}", f"storage.url={storage}"]
-    assert train(*overrides).status == "finished"
-    return storage / "shapes", overrides
-
-
-def test_a_run_leaves_recipe_metrics_checkpoints_and_summary(finished: tuple[Path, list[str]]) -> None:
-    folder, overrides = finished
+def test_a_run_leaves_recipe_metrics_checkpoints_and_summary(undisturbed: Run) -> None:
+    folder, overrides = undisturbed
     assert load_recipe(str(folder / "recipe.yaml")) == load_recipe("shapes", overrides)
-    assert list(losses(folder)) == list(range(1, 13))
-    assert [p.name for p in sorted((folder / "checkpoints").iterdir())] == ["step-00000010", "step-00000012"]
+    assert list(losses(folder)) == list(range(1, 31))
+    assert [p.name for p in sorted((folder / "checkpoints").iterdir())] == ["step-00000025", "step-00000030"]
     summary = json.loads((folder / "summary.json").read_text())
-    assert (summary["status"], summary["step"], summary["rows_seen"]) == ("finished", 12, 12 * 32)
-    assert summary["loss"] == losses(folder)[12]
+    assert (summary["status"], summary["step"], summary["rows_seen"]) == ("finished", 30, 30 * 32)
+    assert summary["loss"] == losses(folder)[30]
     assert summary["invalid_rows"] == summary["excluded_rows"] == {}
     assert summary["object_store_peak_bytes"] <= summary["object_store_limit_bytes"]
     assert summary["bytes_per_second"] > 0
     assert summary["verdict"]
 
 
-def test_mlflow_has_one_run_with_parameters_metrics_dataset_and_files(finished: tuple[Path, list[str]]) -> None:
+def test_mlflow_has_one_run_with_parameters_metrics_dataset_and_files(undisturbed: Run) -> None:
     from mlflow import MlflowClient
 
-    folder, _ = finished
+    folder, _ = undisturbed
     summary = json.loads((folder / "summary.json").read_text())
     client = MlflowClient(tracking_uri=summary["mlflow_uri"])
     (experiment,) = client.search_experiments(filter_string="name = 'clippy'")
@@ -78,7 +74,7 @@ def test_mlflow_has_one_run_with_parameters_metrics_dataset_and_files(finished: 
     assert mlflow_run.inputs.dataset_inputs[0].dataset.digest == summary["manifest_digest"][:36]
     history = client.get_metric_history(mlflow_run.info.run_id, "train/loss")
     assert {metric.step: metric.value for metric in history} == losses(folder)
-    assert len(history) == 12
+    assert len(history) == 30
     assert {"recipe.yaml", "summary.json"} <= {f.path for f in client.list_artifacts(mlflow_run.info.run_id)}
 
 
@@ -90,39 +86,39 @@ def mlflow_steps(folder: Path) -> list[int]:
     return sorted(metric.step for metric in history)
 
 
-def test_the_same_command_again_changes_nothing(finished: tuple[Path, list[str]]) -> None:
-    folder, overrides = finished
+def test_the_same_command_again_changes_nothing(undisturbed: Run) -> None:
+    folder, overrides = undisturbed
     before = losses(folder)
     again = train(*overrides)
-    assert (again.status, again.step, again.resumed_from) == ("finished", 12, 12)
+    assert (again.status, again.step, again.resumed_from) == ("finished", 30, 30)
     assert losses(folder) == before
 
 
-def test_what_is_told_of_a_run(finished: tuple[Path, list[str]]) -> None:
+def test_what_is_told_of_a_run(undisturbed: Run) -> None:
     from pipelines.storage import locate
 
-    folder, _ = finished
+    folder, _ = undisturbed
     (found,) = find_runs(locate(str(folder.parent)))
-    assert (found.status, found.step, found.steps, found.loss) == ("finished", 12, 12, losses(folder)[12])
-    assert [checkpoint.step for checkpoint in found.checkpoints] == [10, 12]
+    assert (found.status, found.step, found.steps, found.loss) == ("finished", 30, 30, losses(folder)[30])
+    assert [checkpoint.step for checkpoint in found.checkpoints] == [25, 30]
     values = describe_run(found, checked=True)
     assert [checkpoint["damage"] for checkpoint in values["checkpoints"]] == [None, None]
     told = prune(found.location, 1, dry_run=True)
-    assert told[0].removed == ("step-00000010",)
+    assert told[0].removed == ("step-00000025",)
 
 
-def test_another_recipe_never_overwrites_a_run(finished: tuple[Path, list[str]]) -> None:
-    folder, overrides = finished
+def test_another_recipe_never_overwrites_a_run(undisturbed: Run) -> None:
+    folder, overrides = undisturbed
     before = (folder / "recipe.yaml").read_bytes()
     with pytest.raises(ValueError, match=r"optim\.learning_rate: 0\.002 -> 0\.003"):
         train(*overrides, "optim.learning_rate=3e-3")
     assert (folder / "recipe.yaml").read_bytes() == before
 
 
-def test_evaluation_and_report_of_a_run(finished: tuple[Path, list[str]]) -> None:
-    folder, _ = finished
+def test_evaluation_and_report_of_a_run(undisturbed: Run) -> None:
+    folder, _ = undisturbed
     result = evaluate(Request(str(folder)), Console())
-    evaluated = folder / "evaluation" / "step-00000012" / "shapes"
+    evaluated = folder / "evaluation" / "step-00000030" / "shapes"
     assert json.loads((evaluated / "evaluation.json").read_text()) == json.loads(json.dumps(result.as_dict()))
     assert result.images == {"single": 48, "multi": 40, "camouflage": 24, "spurious": 400}
     # The trivial answers are known whatever the model is.
@@ -140,15 +136,6 @@ def test_evaluation_and_report_of_a_run(finished: tuple[Path, list[str]]) -> Non
     assert "http://" not in page.replace("http://www.w3.org", "")  # namespaces of SVG are names, not requests
     assert "https://" not in page
     assert f"{model['mIoU']:.3f}" in page
-
-
-def test_without_ray_the_numbers_are_the_same(finished: tuple[Path, list[str]], tmp_path: Path) -> None:
-    undisturbed, overrides = finished
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*torchrun, "-m", "pipelines.direct", "shapes", *overrides, f"storage.url={tmp_path}"]
-    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert result.returncode == 0, result.stderr
-    assert losses(tmp_path / "shapes") == losses(undisturbed)  # to the bit
 
 
 def start(overrides: list[str]) -> subprocess.Popen[str]:
@@ -192,10 +179,10 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def test_killed_and_started_again_equals_never_killed(finished: tuple[Path, list[str]], tmp_path: Path) -> None:
-    undisturbed, overrides = finished
+def test_killed_and_started_again_equals_never_killed(undisturbed: Run, tmp_path: Path) -> None:
+    whole, overrides = undisturbed
     folder = tmp_path / "shapes"
-    mine = [o for o in overrides if not o.startswith("storage.url")] + [f"storage.url={tmp_path}"]
+    mine = [*overrides, f"storage.url={tmp_path}", "train.ledger=false"]
     process = start(mine)
     wait_for_step(folder, random.choice([3, 6, 7, 8]), process)  # before or after the first checkpoint, at step 5
     for pid in [process.pid, *descendants(process.pid)]:
@@ -205,15 +192,13 @@ def test_killed_and_started_again_equals_never_killed(finished: tuple[Path, list
             continue
     process.wait()
     assert not (folder / "summary.json").exists()
-    has_checkpoint = any((folder / "checkpoints").glob("step-*/state.json"))
+    committed = [int(file.parent.name[5:]) for file in (folder / "checkpoints").glob("step-*/state.json")]
 
-    again = start(mine)
-    output = again.communicate(timeout=300)[0]
-    assert again.returncode == 0, output
-    assert ("resuming at step 5" in output) == has_checkpoint
-    assert losses(folder) == losses(undisturbed)  # to the bit
-    assert mlflow_steps(folder) == list(range(1, 13))  # each step once, also those taken twice
-    ours, theirs = (load_file(f / "checkpoints/step-00000012/model.safetensors") for f in (folder, undisturbed))
+    again = train(*mine)
+    assert again.resumed_from == max(committed, default=0) < again.step
+    assert losses(folder) == losses(whole)  # to the bit
+    assert mlflow_steps(folder) == list(range(1, 31))  # each step once, also those taken twice
+    ours, theirs = (load_file(f / "checkpoints/step-00000030/model.safetensors") for f in (folder, whole))
     assert ours.keys() == theirs.keys()
     assert all(ours[name].equal(theirs[name]) for name in ours)
 
@@ -255,8 +240,8 @@ def test_a_dirty_shard_trains_and_every_bad_row_is_counted_by_cause(
     overrides: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     dirty_shard(tmp_path / "dirty", good=123)  # 128 samples with a caption: one epoch is four batches
-    mine = [*overrides, f"data.url={tmp_path}/dirty", "train.steps=4", "data.max_invalid_fraction=0.05"]
-    summary = train(*mine)
+    more = [f"data.url={tmp_path}/dirty", "train.steps=4", "data.max_invalid_fraction=0.05"]
+    summary = train(*overrides, *ALONE, *more)
     expected = {"truncated_image": 3, "not_an_image": 1, "too_large_image": 1}
     assert summary.invalid_rows == expected
     assert summary.excluded_rows == {"null_caption": 1}
@@ -275,9 +260,12 @@ def test_a_dirty_shard_trains_and_every_bad_row_is_counted_by_cause(
     assert logged == expected
     assert metrics["data/excluded_rows/null_caption"] == 1
 
-    with pytest.raises(ValueError, match=r"data\.max_invalid_fraction: \d+ of \d+ rows") as error:
-        train(*mine, "name=strict", "data.max_invalid_fraction=0.01")
-    assert "\n" not in str(error.value)
+
+def test_a_mistake_is_told_from_a_failure() -> None:
+    """Only a mistake is raised as ValueError, which the next test sees from within a task of Ray Data."""
+    assert _user_mistake(DataError("data.max_invalid_fraction: 8 of 32")) == "data.max_invalid_fraction: 8 of 32"
+    assert _user_mistake(CheckpointError("the last checkpoint is damaged")) == "the last checkpoint is damaged"
+    assert _user_mistake(RuntimeError("the stream ended")) is None
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -288,7 +276,13 @@ def test_a_shard_that_vanishes_during_training_is_named(overrides: list[str], tm
     bucket = locate("s3://bucket/vanishing")
     dirty_shard(tmp_path / "data", good=64)
     (bucket / "00000.parquet").write_bytes((tmp_path / "data/00000.parquet").read_bytes())
-    mine = [*overrides, "data.url=s3://bucket/vanishing", "tracking.enabled=false", "data.max_invalid_fraction=1"]
+    mine = [
+        *overrides,
+        *ALONE,
+        "data.url=s3://bucket/vanishing",
+        "tracking.enabled=false",
+        "data.max_invalid_fraction=1",
+    ]
     from pipelines.index import index_dataset
 
     index_dataset(load_recipe("shapes", mine).data.datasets[0])
@@ -297,17 +291,19 @@ def test_a_shard_that_vanishes_during_training_is_named(overrides: list[str], tm
         train(*mine, "model.text.tokenizer=bytes")
 
 
-@pytest.mark.usefixtures("ray_cluster")
-def test_runs_can_lie_on_s3_and_resume_from_there(finished: tuple[Path, list[str]], s3: str, tmp_path: Path) -> None:
-    from pipelines.run_folder import RunFolder
-    from pipelines.storage import locate
-
-    undisturbed, overrides = finished
-    mine = [*overrides, "storage.url=s3://bucket/runs", "tracking.enabled=false"]
-    assert train(*mine).checkpoint == "s3://bucket/runs/shapes/checkpoints/step-00000012"
-    checkpoints = locate("s3://bucket/runs/shapes/checkpoints")
-    checkpoints.filesystem.delete_file((checkpoints / "step-00000012/state.json").path)  # as if killed while uploading
+@pytest.mark.usefixtures("s3")
+def test_runs_can_lie_on_s3_and_resume_from_there(undisturbed: Run) -> None:
+    whole, overrides = undisturbed
+    mine = [*overrides, *ALONE, "train.micro_batch_size=16", "train.ledger=false"]
+    mine += ["storage.url=s3://bucket/runs", "tracking.enabled=false"]
+    job = prepare(load_recipe("shapes", mine), Console())
+    assert test_loop.train(job, test_loop.new_state(job), test_loop.Recorder(job))  # in this process
+    last = job.folder.checkpoints / "step-00000030"
+    last.filesystem.delete_file((last / "state.json").path)  # as if killed while uploading
+    before = committed_steps(job.folder.checkpoints)[-1]  # 25, or less if that was due while others were being written
     again = train(*mine)
-    assert again.resumed_from == 10
-    records = RunFolder(locate("s3://bucket/runs/shapes")).read_metrics()
-    assert {record["step"]: record["loss"] for record in records} == losses(undisturbed)
+    assert (again.resumed_from, again.checkpoint) == (before, last.url)
+    assert 5 <= before <= 25
+    assert last.url == "s3://bucket/runs/shapes/checkpoints/step-00000030"
+    ours = {record["step"]: record["loss"] for record in job.folder.read_metrics()}
+    assert ours == pytest.approx(losses(whole), rel=1e-5)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from clippy.config import ConfigError
 from clippy.vocabulary import ClassList
@@ -40,6 +42,16 @@ def rows(question: Question, examples: list[Example], protocol: Protocol | None 
 
 def findings(question: Question, examples: list[Example], protocol: Protocol | None = None) -> Findings:
     return question.sum_up(rows(question, examples, protocol))
+
+
+def drawing(question: Question, example: Example) -> tuple[Image.Image, str]:
+    """What is drawn for a picture."""
+    part = Part("test", Pictures((example,)), (question,))
+    source: Any = ColourModelSource(tuple(COLOURS.items()), SIDE)
+    measurer = Measurer(Task(source, PROTOCOLS["paper"], (part,), 2))
+    measurer.learn_all()
+    png, caption = measurer.draw(0, question.table, [0])[0]
+    return Image.open(io.BytesIO(png)), caption
 
 
 def picture(key: str, colours: list[tuple[int, int, int]], label: int | None = None, **known: Any) -> Example:
@@ -198,6 +210,33 @@ def test_clusters_by_hand() -> None:
     # Three blocks, of which the first has dog and cat by halves, the others wall: a block is left without a class.
     assert found["position grid"]["pixel accuracy"] == pytest.approx((8 + 8) / 32)
     assert [row["score"] for row in rows(question, [right, wrong])] == [1, 0.75]
+
+
+def test_drawings_say_what_was_found() -> None:
+    words = KnownWords(WALLS, ("{}",), ("wall",))
+    mask = np.array([[0] * 4, [1] * 4, [2] * 4, [2] * 4], dtype=np.int32)
+    example = picture("a", [RED, GREEN, GREY, RED], 2, mask=mask)
+    shown, caption = drawing(OpenSetPictures(words), example)
+    assert (shown.size, caption) == ((4, 4), "wall (held out); nearest: dog, cosine 0.816, probability 1.00")
+    shown, caption = drawing(OpenSetPixels(words), example)
+    assert caption == "a: AUROC 0.75"
+    said, truth = (np.asarray(shown)[y_of_tiles(), x] for x in (264 + 8 + 128, 2 * 264 + 8 + 128))
+    # Half of the picture is held out: the grey row, and of those that are equally sure the first.
+    assert [same_hue(row) for row in truth] == ["known", "known", "held out", "held out"]
+    assert [same_hue(row) for row in said] == ["held out", "known", "held out", "known"]
+    shown, caption = drawing(Clusters(WALLS, pictures=1), example)
+    assert caption == "a: purity 0.75"
+    assert shown.width == 3 * 264 + 8
+
+
+def y_of_tiles() -> list[int]:
+    """The middle of each row of a picture of four, in a drawing whose tiles are 256 pixels."""
+    return [8 + 22 + 64 * row + 32 for row in range(4)]
+
+
+def same_hue(colour: np.ndarray) -> str:
+    """What the palette's first colour, red, and its second, green, stand for."""
+    return "known" if colour[0] > colour[1] else "held out"
 
 
 def test_clusters_are_learned_from_pictures_spread_over_all() -> None:

@@ -58,6 +58,7 @@ def test_segmentation(name: str, tmp_path: Path) -> None:
 
     perfect = findings(name, root, words, 2 * BLOCK)["segmentation"]
     assert perfect.first["model"] == dict.fromkeys(perfect.first["model"], 1.0)
+    assert {perfect.tables["hierarchy"]["model"][name] for name in ("precision", "recall", "F", "information")} == {1}
     absent = classes.names[-1]
     assert np.isnan(perfect.per_class[absent]["iou"])
     assert perfect.per_class[absent]["count"] == 0

@@ -16,7 +16,7 @@ from pipelines.evaluation.questions.regions import Regions
 from pipelines.storage import locate
 from tests.pipelines.evaluation import layouts
 from tests.pipelines.evaluation.colour_model import distinct_colour
-from tests.pipelines.evaluation.test_open_vocabulary import findings, rows
+from tests.pipelines.evaluation.test_open_vocabulary import drawing, findings, rows
 from tests.pipelines.evaluation.test_predictors import BLOCK
 from tests.pipelines.evaluation.test_predictors import findings as benchmark_findings
 from tests.pipelines.evaluation.test_questions import GREEN, RED, painted
@@ -49,6 +49,17 @@ def test_regions_by_hand() -> None:
     assert found.first["chance"] == {"top-1": 0.5, "top-5": 1, "mean class top-1": 0.5}
     assert found.per_class == {"dog": {"accuracy": 1, "count": 1}, "cat": {"accuracy": 0.5, "count": 2}}
     assert found.confusion == [[0, 0, 1], [1, 0, 1], [1, 1, 1]]
+
+
+def test_a_drawing_says_how_many_were_named_right() -> None:
+    regions = (region(0, (0, 0, 2, 4), 0, 2), region(1, (1, 0, 4, 4), 3, 4))
+    shown, caption = drawing(Regions(CLASSES, ("{}",)), Example("a", COLUMNS, regions=regions))
+    assert caption == "a: 1 of 2 boxes named right"
+    row = np.asarray(shown)[8 + 22 + 128].astype(int)
+    said, truth = ([row[tile * 264 + 8 + 64 * column + 32] for column in range(4)] for tile in (1, 2))
+    # The palette's red is the dog, its green the cat; what no region has keeps its colour, the model's red.
+    assert [colour[0] > colour[1] for colour in said] == [True, True, True, True]
+    assert [colour[0] > colour[1] for colour in truth] == [True, True, True, False]
 
 
 def test_sizes_are_cocos_and_those_of_masks() -> None:

@@ -105,11 +105,12 @@ def test_a_broken_picture_is_told_in_one_sentence(ray_cluster: None, tmp_path: P
     assert progress.pictures_missing() == 6  # what was measured before stays
 
 
-def test_first_best_and_worst_are_drawn(ray_cluster: None, tmp_path: Path) -> None:
+def test_first_best_and_worst_are_drawn(tmp_path: Path) -> None:
     task = task_of(Stripes(60))
     folder = locate(str(tmp_path))
-    progress = Progress(task, {}, folder)
-    progress.measure_on_ray(1, 0, Console())
+    progress, measurer = Progress(task, {}, folder), Measurer(task)
+    for unit in progress.missing():
+        progress.write(unit, measurer.measure(unit))
     chosen = choose_pictures(task.parts, progress, 6)
     assert [choice.position for choice in chosen if choice.role == "sample"] == [0, 1]
     scores = [row["segmentation"]["score"] for row in progress.rows(0)]

@@ -1,0 +1,221 @@
+"""What ``clippy cluster plan`` predicts for this machine against what is then measured, and against published speeds.
+
+    python benchmarks/planner_error.py [--calibration FILE] [--only training,step,loss,stream,published] [--json]
+
+training    `clippy train shapes`: images/s, and the most memory of a worker
+step        ``train_step.py``'s step of ViT-B/16 and T5-base, 16 pairs: images/s, memory, FLOPs (which must be equal)
+loss        ``loss_memory.py``'s loss of one of 32 ranks: memory and seconds
+stream      `clippy data bench shapes` at 64 and at 128 pixels: images/s
+published   timm's own figures of 2022 for training ViTs on an RTX 3090, without fused attention; measured by others
+
+Rates are measured first, as `clippy cluster plan --calibrate` measures them, or read from a file that it wrote. None of
+what is predicted here is among what they are fitted to. Leave the machine alone meanwhile: what else runs on it slows
+some of the measurements and not others. The error is predicted / measured - 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import loss_memory
+import torch
+import train_step
+
+from cluster.capacity.calibration import calibrate, watch_workers
+from cluster.capacity.dry_run import Watch, dry_run, fake_parameters
+from cluster.capacity.hardware import Hardware, cpu_device, gpu_device, load_hardware, save_calibration, this_machine
+from cluster.capacity.pairs import find_pairs
+from cluster.capacity.plan import Plan, Setting, make_plan
+from cluster.capacity.step import loss_run
+from pipelines.bench import bench
+from pipelines.console import Console
+from pipelines.recipe import load_recipe
+from pipelines.shapes import generate
+
+NAMES = ("training", "step", "loss", "stream", "published")
+TARGET = 0.2
+STEPS = 150
+UNFUSED_PASSES = 16
+"""Times that torch's plain AdamW, which ``train_step.py`` runs, reads or writes each parameter's float."""
+# github.com/huggingface/pytorch-image-models, results/benchmark-train-amp-nchw-pt112-cu113-rtx3090.csv
+TIMM = {
+    "vit_tiny_patch16_224": (2293.54, 512),
+    "vit_small_patch16_224": (1052.92, 384),
+    "vit_base_patch16_224": (390.86, 192),
+    "vit_base_patch32_224": (1703.57, 512),
+    "vit_large_patch32_224": (521.73, 192),
+}
+"""Model -> images/s and batch."""
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Calibrate, predict and measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--calibration", metavar="FILE", help="measured rates; written if the file is not there")
+    parser.add_argument("--only", default=",".join(NAMES), help=f"some of {','.join(NAMES)}")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    names = options.only.split(",")
+    if unknown := set(names) - set(NAMES):
+        parser.error(f"--only: {', '.join(sorted(unknown))} is none of {', '.join(NAMES)}")
+    load, rows = os.getloadavg()[0], []
+    hardware = calibrated(options.calibration) if set(names) - {"published"} else load_hardware()
+    with tempfile.TemporaryDirectory(prefix="planner") as folder:
+        data = f"{folder}/shapes"
+        if {"training", "stream"} & set(names):
+            generate(data, rows=4096, workers=1)
+        measured: dict[str, Callable[[], list[Row]]] = {
+            "training": partial(training, hardware, data, folder),
+            "step": partial(step, hardware),
+            "loss": partial(loss, hardware),
+            "stream": partial(stream, hardware, data, folder),
+            "published": partial(published, hardware),
+        }
+        for name in names:
+            rows += measured[name]()
+            print(*(line(row) for row in rows[-3:]), sep="\n", file=sys.stderr, flush=True)
+    worst = max((abs(row["error"]) for row in rows if row["measured_here"]), default=None)
+    result = {"load_at_start": load, "rows": rows, "worst_error_here": worst, "target": TARGET}
+    print(json.dumps(result, indent=2) if options.json else table(result))
+
+
+def calibrated(file: str | None) -> Hardware:
+    """Rates of this machine."""
+    if file is None or not Path(file).exists():
+        file = file or os.path.join(tempfile.mkdtemp(prefix="planner"), "calibration.json")
+        save_calibration(file, calibrate(load_recipe("shapes"), load_hardware(), Console()))
+    return load_hardware(file)
+
+
+def row(what: str, predicted: float, measured: float, unit: str, here: bool = True) -> Row:
+    """One comparison."""
+    found = {"what": what, "predicted": predicted, "measured": measured, "unit": unit}
+    return {**found, "error": predicted / measured - 1, "measured_here": here}
+
+
+def training(hardware: Hardware, data: str, folder: str) -> list[Row]:
+    """The shapes recipe as it ships, for fewer steps."""
+    options = [f"data.url={data}/train", f"eval.url={data}", f"storage.url={folder}/runs", f"train.steps={STEPS}"]
+    plan = plan_of(hardware, options)
+    command = [sys.executable, "-m", "cluster.cli", "train", "shapes", *options, "checkpoint.every=1000", "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    with watch_workers(process.pid) as peaks:
+        printed, _ = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"clippy train ended with {process.returncode}")
+    speed = json.loads(printed)["images_per_second"]
+    return [
+        row("clippy train shapes", plan.images_per_second, speed, "images/s"),
+        row("the same, memory of a worker", plan.memory.total / 2**20, max(peaks.values()) / 2**20, "MiB"),
+    ]
+
+
+def plan_of(hardware: Hardware, options: list[str]) -> Plan:
+    """The shapes recipe on this machine."""
+    recipe = load_recipe("shapes", options)
+    scaling = recipe.scaling
+    cluster = this_machine(scaling.max_workers, hardware, worker_cores=scaling.resources_per_worker.get("CPU", 1.0))
+    return make_plan(Setting(recipe, find_pairs(recipe.data.url, recipe), cluster, hardware))
+
+
+def step(hardware: Hardware) -> list[Row]:
+    """``train_step.py``'s, of both towers at full size."""
+    options = SimpleNamespace(
+        batch=16, image_size=224, patch_dropout=0.8, precision="float32", compile=False, steps=2, small=False
+    )
+    threads = torch.get_num_threads()
+    with torch.device("meta"):
+        config = train_step.build_ours(options).config
+    run = dry_run(config, train_step.make_inputs(options, torch.device("cpu"))[2])
+    device, bare = cpu_device(hardware.rates, threads, 2**40), loss_run(options.batch, 1, run.width)
+    seconds = sum(work.seconds(device) for work in (run.forward, run.backward, bare.work))
+    seconds += 4 * run.trained * UNFUSED_PASSES / device.bytes_per_second
+    memory = run.weight_bytes + 8 * run.trained + run.working_bytes + bare.peak_bytes + device.framework_bytes
+    found = train_step.alone(partial(train_step.measure, "ours", options))
+    flops = run.forward.flops + run.backward.flops + bare.work.flops
+    return [
+        row("step of ViT-B/16 and T5-base", options.batch / seconds, found["images_per_second"], "images/s"),
+        row("the same, memory", memory / 2**20, found["peak_bytes"] / 2**20, "MiB"),
+        row("the same, FLOPs", flops / 1e9, found["flops"] / 1e9, "G"),
+    ]
+
+
+def loss(hardware: Hardware) -> list[Row]:
+    """``loss_memory.py``'s, of one rank of 32."""
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(2**16)  # as that program does
+    device, rows = cpu_device(hardware.rates, torch.get_num_threads(), 2**40), []
+    for batch in (8192, 16384):
+        run = loss_run(batch // 32, 32, 768)
+        found = train_step.alone(partial(loss_memory.measure, "ours", batch, 32, 768))
+        name = f"loss of one of 32 ranks, {batch:,} pairs"
+        rows.append(row(name, run.work.seconds(device), found["seconds"], "s"))
+        rows.append(row("the same, memory", run.peak_bytes / 2**20, found["peak_bytes"] / 2**20, "MiB"))
+    return rows
+
+
+def stream(hardware: Hardware, data: str, folder: str) -> list[Row]:
+    """`clippy data bench`, the workers doing nothing."""
+    rows = []
+    for size, batches in ((64, 150), (128, 60)):
+        options = [f"data.url={data}/train", f"storage.url={folder}/runs", f"model.image.image_size={size}"]
+        options += ["scaling.resources_per_worker={CPU: 0}", "model.text.tokenizer=bytes"]
+        plan = plan_of(hardware, options)
+        cores = plan.setting.cluster.node.cores
+        found = train_step.alone(partial(bench, plan.setting.recipe, batches, Console()))
+        predicted = cores * plan.unit.rows / plan.unit.decode_seconds
+        rows.append(row(f"clippy data bench shapes, {size} pixels", predicted, found.images_per_second, "images/s"))
+    return rows
+
+
+def published(hardware: Hardware) -> list[Row]:
+    """timm's training in mixed precision, of the towers alone, attention in three operations."""
+    from clippy.torchvision_cpu import ensure_torchvision
+
+    ensure_torchvision()
+    import timm
+
+    timm.layers.set_fused_attn(False)
+    device, rows = gpu_device("RTX3090", load_hardware(), "bfloat16"), []
+    for name, (speed, batch) in TIMM.items():
+        with torch.device("meta"):
+            model = timm.create_model(name).train()
+        with fake_parameters(model), Watch() as watch:
+            with torch.autocast("cpu", torch.bfloat16):
+                out = model(torch.empty(batch, 3, 224, 224))
+            out.float().sum().backward()
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        seconds = watch.take().seconds(device) + 4 * 6 * parameters / device.bytes_per_second  # SGD with momentum
+        rows.append(row(f"timm {name} on an RTX 3090", batch / seconds, speed, "images/s", here=False))
+    return rows
+
+
+def line(found: Row) -> str:
+    """One comparison in words."""
+    numbers = f"{found['predicted']:>12,.2f}{found['measured']:>12,.2f} {found['unit']:<9}"
+    return f"{found['what']:<46}{numbers}{found['error']:>+8.1%}"
+
+
+def table(result: dict[str, Any]) -> str:
+    """A line each."""
+    head = f"{'':<46}{'predicted':>12}{'measured':>12}{'':<10}{'error':>8}"
+    end = (
+        []
+        if result["worst_error_here"] is None
+        else [f"worst of what was measured here: {result['worst_error_here']:.1%}"]
+    )
+    return "\n".join([head, *(line(found) for found in result["rows"]), *end])
+
+
+if __name__ == "__main__":
+    main()
