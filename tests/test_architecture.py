@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,20 @@ def test_imports_go_one_way(path: Path) -> None:
     layer = LAYERS.index(path.relative_to(ROOT).parts[0])
     above = set(LAYERS[layer + 1 :])
     assert not imported_packages(path) & (above | ({"ray", "mlflow"} if layer == 0 else set()))
+
+
+def test_everything_is_packaged() -> None:
+    """An editable install finds what a wheel would lack."""
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    packages = {
+        ".".join(path.parent.relative_to(ROOT).parts) for layer in LAYERS for path in ROOT.glob(f"{layer}/**/*.py")
+    }
+    assert set(told["packages"]) == packages
+    for layer in LAYERS:
+        for path in (ROOT / layer).rglob("*.*"):
+            if path.is_file() and path.suffix not in (".py", ".pyc"):
+                patterns = told["package-data"].get(".".join(path.parent.relative_to(ROOT).parts), [])
+                assert any(path.match(pattern) for pattern in patterns), f"{path} is in no package data"
 
 
 def run_python(code: str) -> None:
