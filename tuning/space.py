@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from clippy.config import Section
 
@@ -47,6 +47,10 @@ class Domain(Section):
         if self.log_uniform is not None and self.log_uniform[0] <= 0:
             raise ValueError(f"log_uniform: both ends must be above 0 (got {self.log_uniform})")
         return self
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_told(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in serialize(self).items() if name == self.kind or (name == "when" and value)}
 
     @property
     def kind(self) -> str:
