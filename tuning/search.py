@@ -121,8 +121,6 @@ def _check_folder(study: Study, folder: Location) -> None:
 
 def _check_data(study: Study, console: Console) -> None:
     """Refuse missing data once, rather than in every trial; make the manifest before several trials would at once."""
-    from pipelines.evaluate import choose_protocol, open_parts
-
     base, places = study.base_recipe, {}
     points = corners(study.space, base.flat()) if any(name.startswith("data.") for name in study.space) else [{}]
     for recipe in map(study.trial_recipe, points):

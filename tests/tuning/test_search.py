@@ -147,5 +147,5 @@ def test_another_study_in_the_folder_is_left_alone(arguments: list[str], tmp_pat
     folder = tmp_path / "runs" / "small"
     folder.mkdir(parents=True)
     (folder / "study.yaml").write_text(load_study(arguments[0], [*arguments[1:], "search_seed=5"]).to_yaml())
-    with pytest.raises(ValueError, match="holds another study.*\n.*search_seed: 5 -> 0"):
+    with pytest.raises(ValueError, match=r"holds another study.*\n.*search_seed: 5 -> 0"):
         run_study(load_study(arguments[0], arguments[1:]), Console())
