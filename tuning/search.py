@@ -34,9 +34,10 @@ from tuning.records import TrialRecords
 from tuning.results import STUDY_FILE, TRIALS, StudyResults, Trial
 from tuning.searchers import Search, TuneSearcher, build_search
 from tuning.space import corners
+from tuning.stop_flags import start_stop_flags
 from tuning.stopping import build_scheduler
 from tuning.study import Study, shown
-from tuning.trial import run_trial, start_stop_flags
+from tuning.trial import run_trial
 from tuning.watch import Watch
 
 

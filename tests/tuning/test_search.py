@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +14,14 @@ import ray
 
 from pipelines.checkpoints import committed_steps
 from pipelines.console import Console
+from pipelines.prepare import prepare
 from pipelines.storage import locate
 from tests.conftest import ALONE, TINY
+from tests.pipelines import test_loop
+from tuning.records import TrialRecords
 from tuning.results import load_results
 from tuning.search import run_study
-from tuning.study import load_study
+from tuning.study import Study, load_study
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -35,9 +37,10 @@ metrics:
   - {metric: segmentation/model/mIoU, direction: max}
 search: grid
 scheduler: {name: asha, grace_steps: 80}
-budget: {concurrency: 1}
+budget: {concurrency: 2}
 """
-STEPS = ("train.steps=80", "eval.every=80", "checkpoint.every=20", "train.log_every=10")
+STEPS = ("train.steps=80", "eval.every=80", "checkpoint.every=20")
+MIOU = "segmentation/model/mIoU"
 
 
 @pytest.fixture
@@ -47,7 +50,21 @@ def arguments(shapes: Path, tmp_path: Path) -> list[str]:
     return [str(tmp_path / "small.yaml"), *TINY, *ALONE, *STEPS, *places]
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 300) -> None:
+def as_a_kill_leaves_it(study: Study, folder: Path) -> None:
+    """Trial 0 finished, and trial 1 is at a checkpoint after 20 steps, its files as of a trial that runs."""
+    records = TrialRecords(locate(str(folder)))
+    (folder / "study.yaml").write_text(study.to_yaml())
+    records.add(study.points())
+    records.measured(0, 80, {"loss": 0.5, MIOU: 0.6})
+    records.end(0, status="finished")
+    begun = records.start(1)
+    recipe = study.trial_recipe(begun.parameters, {"name": "0001", "storage": {"url": str(folder / "trials")}})
+    job = prepare(recipe, Console())
+    test_loop.train(job, test_loop.new_state(job), test_loop.Recorder(job, stop_at=20))
+    assert job.resume_step() == 20
+
+
+def wait_for(condition: Callable[[], Any], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -58,55 +75,46 @@ def all_cpus_are_free() -> bool:
     return ray.available_resources().get("CPU", 0) == ray.cluster_resources()["CPU"]
 
 
-def status(folder: Path, number: int) -> str | None:
-    file = folder / "trials" / f"{number:04d}" / "trial.json"
-    return json.loads(file.read_text())["status"] if file.exists() else None
-
-
-def test_a_study_killed_goes_on(arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_study_that_was_killed_goes_on(
+    arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "runs" / "small"
-    address = f"scaling.ray_address={ray.get_runtime_context().gcs_address}"
-    driver = subprocess.Popen([sys.executable, "-m", "cluster.cli", "tune", *arguments, address])
-    checkpoints = locate(str(folder / "trials" / "0001" / "checkpoints"))
-    try:
-        wait_for(lambda: driver.poll() is not None or committed_steps(checkpoints))
-        assert driver.poll() is None
-    finally:
-        driver.kill()
-        driver.wait()
-    assert [status(folder, number) for number in range(3)] == ["finished", "running", "waiting"]
-    before = (folder / "trials" / "0000" / "summary.json").read_bytes()
-    wait_for(all_cpus_are_free)
+    folder.mkdir(parents=True)
+    study = load_study(arguments[0], arguments[1:])
+    as_a_kill_leaves_it(study, folder)
+    capfd.readouterr()
 
-    outcome = run_study(load_study(arguments[0], arguments[1:]), Console())
-    wait_for(all_cpus_are_free, 5)
+    outcome = run_study(study, Console())
+    wait_for(all_cpus_are_free, 5)  # also those of the trial that was stopped early
 
     results = load_results(str(folder))
     assert results.trials == outcome.results.trials
-    finished, stopped, failed = results.trials
     assert [trial.status for trial in results.trials] == ["finished", "stopped", "failed"]
+    before, stopped, failed = results.trials
     assert outcome.status == "finished"
-    assert outcome.results.ranked()[0] == finished
-    assert (folder / "trials" / "0000" / "summary.json").read_bytes() == before
-    assert [record["step"] for record in finished.history] == [80]
-    assert set(finished.history[0]) > {"step", "loss", "segmentation/model/mIoU"}
-    resumed = json.loads((folder / "trials" / "0001" / "summary.json").read_text())
-    assert resumed["resumed_from"] >= 20
+    assert outcome.results.ranked()[0] == before
+    assert os.listdir(folder / "trials" / "0000") == ["trial.json"]  # it was not run again
+    assert json.loads((folder / "trials" / "0001" / "summary.json").read_text())["resumed_from"] == 20
     assert 80 <= stopped.steps < 1200
-    assert committed_steps(checkpoints)[-1] == stopped.steps
+    assert committed_steps(locate(str(folder / "trials" / "0001" / "checkpoints")))[-1] == stopped.steps
     assert failed.error is not None
     assert "no_such_tower" in failed.error
-    said = capfd.readouterr().err
+    assert stopped.history[0]["step"] == 80
+    assert set(stopped.history[0]) > {"step", "loss", MIOU}
+    said, printed = capfd.readouterr()[::-1]
+    assert printed == ""
+    assert "trial 1 goes on: " in said
     assert "trial 1 stopped early at step" in said
     assert "trial 2 failed: " in said
+    assert stopped.mlflow_run_id is not None
+    check_mlflow(folder, stopped.mlflow_run_id)
 
-    check_mlflow(folder, finished.mlflow_run_id, stopped.mlflow_run_id)
-    again = run_study(load_study(arguments[0], arguments[1:]), Console())
+    again = run_study(study, Console())
     assert again.results.trials == outcome.results.trials
 
 
-def check_mlflow(folder: Path, *children: str | None) -> None:
-    """The trials are below the study, with their parameters, and their numbers by step."""
+def check_mlflow(folder: Path, child: str) -> None:
+    """The trial is below the study, with its parameters, and its numbers by step."""
     from mlflow import MlflowClient
 
     known = json.loads((folder / "run.json").read_text())
@@ -115,15 +123,12 @@ def check_mlflow(folder: Path, *children: str | None) -> None:
     assert parent.info.status == "FINISHED"
     assert parent.data.params["search"] == "grid"
     assert "study.yaml" in [file.path for file in client.list_artifacts(parent.info.run_id)]
-    for number, child in enumerate(children):
-        assert child is not None
-        run = client.get_run(child)
-        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
-        assert run.data.params["model.logit_scale_init"] == ["1.0", "100.0"][number]
-        history = client.get_metric_history(child, "eval/shapes/segmentation/model/mIoU")
-        assert 80 in [metric.step for metric in history]
+    run = client.get_run(child)
+    assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert run.data.params["model.logit_scale_init"] == "100.0"
+    assert 80 in [metric.step for metric in client.get_metric_history(child, f"eval/shapes/{MIOU}")]
     trials = client.get_metric_history(parent.info.run_id, "trials/loss")
-    assert sorted(metric.step for metric in trials) == [0, 1]
+    assert sorted(metric.step for metric in trials) == [1]
 
 
 @pytest.mark.parametrize(
