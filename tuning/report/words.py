@@ -1,0 +1,110 @@
+"""The sentences that the page, Markdown and terminal share."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from tuning.report.importance import Importance
+from tuning.report.outcome import Setting
+from tuning.study import shown_value
+from tuning.report.study_report import StudyReport
+from tuning.report.tables import STATUS, number
+from tuning.results import Trial
+
+TRIALS = (
+    "The best first. A number is the last that the trial reported; where an earlier one was better, it stands below. "
+    "Trials that were stopped early have the numbers of the step that they came to."
+)
+CURVES = (
+    "A line a trial; the best is thick. A dot ends a trial that ran to its end or still runs, a cross one that was "
+    "stopped early. Pointing at a line names the trial."
+)
+PARALLEL = (
+    "A line a trial, through its parameters and what came of them; the best is thick, trials that were stopped early "
+    "are dashed."
+)
+IMPORTANCE = (
+    "The share of a metric's variance that a parameter explains alone, by fANOVA (a random forest over the trials); "
+    "what is missing to 100 % are parameters that act together. The range is that of trials drawn anew: where ranges "
+    "overlap, the order is not established."
+)
+SEEDS = (
+    "Trials that are equal but for their seed: mean ± sample standard deviation over those that finished. Trials that "
+    "were stopped early have no place in a mean."
+)
+FRONT = "Trials that no other equals in all of the metrics and beats in one."
+PICTURES = (
+    "The same pictures, spread evenly over the benchmark, neither picked nor ordered: as the best trial answers them, "
+    "and below as the worst does. Left the picture, then the answer, then the truth where there is one."
+)
+
+
+def headline(report: StudyReport) -> str:
+    """What the study is called and who leads."""
+    objective = report.objectives[0]
+    value = report.best.value(objective.metric)
+    assert value is not None
+    so_far = " so far" if unfinished(report) else ""
+    name = report.results.study.name
+    return f"{name}: trial {report.best.number} is best{so_far}, {report.names[objective.metric]} {number(value)}"
+
+
+def unfinished(report: StudyReport) -> int:
+    """Trials that wait or run, or did when the study was killed."""
+    return sum(trial.status in ("waiting", "running") for trial in report.trials)
+
+
+def counts(trials: tuple[Trial, ...]) -> str:
+    """'12 trials: 3 finished, 9 stopped early'."""
+    by_status = Counter(trial.status for trial in trials)
+    order = ("finished", "stopped", "running", "waiting", "failed")
+    said = ", ".join(f"{by_status[s]} {STATUS.get(s, s)}" for s in order if by_status[s])
+    return f"{len(trials)} trial{'' if len(trials) == 1 else 's'}: {said}"
+
+
+def parameters_of(trial: Trial, names: dict[str, str]) -> str:
+    """'pooling max, learning_rate 0.002'."""
+    return ", ".join(f"{names.get(name, name)} {shown_value(value)}" for name, value in trial.parameters.items())
+
+
+def warnings(report: StudyReport) -> list[str]:
+    """What keeps the numbers from being taken as they stand."""
+    said = []
+    if open_trials := unfinished(report):
+        were = "trial is" if open_trials == 1 else "trials are"
+        said.append(f"{open_trials} {were} not done: this is how the study stands now, not how it ends.")
+    failed = [trial.number for trial in report.trials if trial.status == "failed"]
+    if failed:
+        which = ", ".join(map(str, failed[:12])) + (", ..." if len(failed) > 12 else "")
+        said.append(f"{len(failed)} of {len(report.trials)} trials failed ({which}); the table has their errors.")
+    if report.settings and (ahead := _ahead_by_luck(report)):
+        said.append(ahead)
+    return said
+
+
+def _ahead_by_luck(report: StudyReport) -> str:
+    """Where the best trial is not of the setting with the best mean over seeds."""
+    best, leading = report.best, report.settings[0]
+    if leading.spread(report.objectives[0]) is None or best in leading.trials:
+        return ""
+    return (
+        f"Trial {best.number} is the best, but the best mean over seeds has another setting, that of trial "
+        f"{leading.trials[0].number}: the best of many seeds is partly luck."
+    )
+
+
+def importance_note(found: Importance, names: dict[str, str], stopped: int) -> str:
+    """What goes with the shares of one metric, or why there are none."""
+    parts = [f"No number: {found.why_none}."] if found.why_none else [f"From {found.trials} trials."]
+    if stopped and not found.why_none:
+        parts.append(f"{stopped} of them were stopped early and count with the value that they had then.")
+    if found.left_out:
+        parts.append(f"Left out, because not all trials have them: {', '.join(names[n] for n in found.left_out)}.")
+    if "seed" in {share.parameter for share in found.shares}:
+        parts.append("What the seed explains is chance: a parameter that explains no more than it may explain nothing.")
+    return " ".join(parts)
+
+
+def seeds_of(setting: Setting) -> str:
+    """'3 of 4 seeds'."""
+    return f"{len(setting.finished)} of {len(setting.trials)} seeds"
