@@ -50,7 +50,9 @@ class Domain(Section):
 
     @model_serializer(mode="wrap")
     def _only_what_is_told(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in serialize(self).items() if name == self.kind or (name == "when" and value)}
+        return {
+            name: value for name, value in serialize(self).items() if name == self.kind or (name == "when" and value)
+        }
 
     @property
     def kind(self) -> str:

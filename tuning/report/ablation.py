@@ -1,4 +1,4 @@
-"""A study that repeats one of the paper's ablations, in that table's layout: the paper's number, then ours over seeds."""
+"""A study that repeats one of the paper's ablations, in that table's layout: the paper's numbers, ours beside."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pipelines.evaluation.paper import PaperColumn, PaperRow, PaperTable, paper_
 from pipelines.evaluation.result import Result
 from pipelines.recipe import Recipe
 from tuning.report.outcome import Setting, Spread, spread
-from tuning.study import shown_value
 from tuning.results import Trial
+from tuning.study import shown_value
 
 
 def _pooling(recipe: Recipe) -> str:
@@ -115,9 +115,7 @@ class Ablation:
     rows: tuple[AblationRow, ...]
 
 
-def find_ablation(
-    settings: Sequence[Setting], numbers_of: Callable[[Trial], TrialNumbers | None]
-) -> Ablation | None:
+def find_ablation(settings: Sequence[Setting], numbers_of: Callable[[Trial], TrialNumbers | None]) -> Ablation | None:
     """The table of the paper whose settings are all that the study varies, and in whose columns it has numbers.
 
     Of several the one that has most of the study's rows; None where the paper has no such table, and then no trial is

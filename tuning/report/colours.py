@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tuning.study import shown_value
 from tuning.results import Trial
+from tuning.study import shown_value
 
 # Distinct in hue and in lightness, and to most people whose colour vision is impaired.
 PALETTE = ("#1f6fb4", "#d9822b", "#3c8d40", "#b3372f", "#7c5c9e", "#2b9c98", "#c2539a", "#6b5b45")
@@ -34,7 +34,9 @@ def colours(trials: Sequence[Trial], ranked: Sequence[Trial], words: Sequence[st
         values = list(dict.fromkeys(shown_value(t.parameters[parameter]) for t in trials if parameter in t.parameters))
         if 2 <= len(values) <= len(PALETTE):
             legend = dict(zip(values, PALETTE, strict=False))
-            by_trial = {t.number: legend[shown_value(t.parameters[parameter])] for t in trials if parameter in t.parameters}
+            by_trial = {
+                t.number: legend[shown_value(t.parameters[parameter])] for t in trials if parameter in t.parameters
+            }
             return Colours(by_trial, legend, parameter)
     last = max(len(ranked) - 1, 1)
     shades = {trial.number: f"hsl(206 65% {28 + 47 * place / last:.0f}%)" for place, trial in enumerate(ranked)}

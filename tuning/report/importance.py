@@ -73,8 +73,7 @@ def importance(
         why_none = "no parameter varies over all of the trials"
     elif len(points) < needed:
         why_none = (
-            f"{len(points)} trials with a value are too few to tell what {len(varied)} parameters do; "
-            f"it takes {needed}"
+            f"{len(points)} trials with a value are too few to tell what {len(varied)} parameters do; it takes {needed}"
         )
     elif max(values) == min(values):
         why_none = "all trials came to the same value"
@@ -104,7 +103,7 @@ def _trials(
     for name in names:
         column = [point[name] for point in points]
         if all(isinstance(value, int | float) and not isinstance(value, bool) for value in column):
-            # The forest's leaves are weighed by their width, so a rate searched on a log scale goes in as its logarithm.
+            # Leaves are weighed by their width, so what is searched on a log scale goes in as its logarithm.
             column = [math.log10(value) if name in by_ratio else float(value) for value in column]
             distributions[name] = FloatDistribution(min(column), max(column))
         else:

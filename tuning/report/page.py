@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 from pipelines.evaluation.comparison.html import anchor, section, table, text
 from pipelines.evaluation.comparison.html import warnings as warning_box
+from pipelines.evaluation.paper import paper_source
 from tuning.report import words
 from tuning.report.charts import learning_curves, two_metrics
 from tuning.report.colours import Colours, colours
 from tuning.report.importance import Importance
 from tuning.report.parallel import columns_of, parallel_coordinates
-from tuning.report.pictures import Drawn
 from tuning.report.study_report import StudyReport
 from tuning.report.tables import ablation_table, front_table, settings_table, trials_table
+
+if TYPE_CHECKING:
+    from tuning.report.pictures import Drawn  # whose torch takes seconds to import
 
 _MOST_PLOTS = 3
 """Pairs of metrics that are plotted."""
@@ -25,12 +28,12 @@ _MOST_PLOTS = 3
 
 def as_page(report: StudyReport) -> str:
     """The page; every name and error on it is escaped."""
-    colouring = colours(report.trials, report.ranked, report.words)
+    colouring = colours(report.trials, report.ranked, report.by_importance)
     titles = {trial.number: words.told(trial, report) for trial in report.trials}
     study = report.results.study.to_yaml()
     parts = [
         ("Trials", _trials(report), words.TRIALS),
-        (*_ablation(report),),
+        _ablation(report),
         ("Over seeds", _seeds(report), words.SEEDS),
         ("Learning curves", _curves(report, titles, colouring), words.CURVES),
         ("Parameters and metrics", _parallel(report, titles, colouring), words.PARALLEL),
@@ -40,15 +43,15 @@ def as_page(report: StudyReport) -> str:
         ("The study", f"<details><summary>study.yaml</summary><pre>{escape(study)}</pre></details>", ""),
     ]
     parts = [part for part in parts if part[1]]
-    links = "".join(f'<li><a href="#{anchor(title)}">{text(title)}</a></li>' for title, *_ in parts)
+    links = "".join(f'<li><a href="#{anchor(name)}">{text(name)}</a></li>' for name, *_ in parts)
+    title, said = words.headline(report), words.summary(report)
     body = [
-        f'<header><p class="eyebrow">Study</p><h1>{text(words.headline(report))}</h1>'
-        f'<p class="note">{text(words.summary(report))}</p></header>',
+        f'<header><p class="eyebrow">Study</p><h1>{text(title)}</h1><p class="note">{text(said, 2000)}</p></header>',
         f'<nav aria-label="contents"><ul>{links}</ul></nav>',
         warning_box(words.warnings(report)),
         *(section(*part) for part in parts),
     ]
-    return _PAGE.format(title=text(words.headline(report)), style=_style(), body="\n".join(body))
+    return _PAGE.format(title=text(title), style=_style(), body="\n".join(body))
 
 
 def _trials(report: StudyReport) -> str:
@@ -59,16 +62,16 @@ def _ablation(report: StudyReport) -> tuple[str, str, str]:
     if report.ablation is None:
         return "", "", ""
     paper = report.ablation.table
-    notes = "".join(f"<li>{text(note)}</li>" for note in (*paper.notes, words.paper_note()))
+    notes = "".join(f"<li>{text(note)}</li>" for note in (*paper.notes, f"Source: {paper_source()}."))
     numbers = table(ablation_table(report.ablation), "ablation", paper.name)
     return f"{paper.name}: {paper.title}", f'{numbers}<ul class="notes">{notes}</ul>', words.ABLATION
 
 
 def _seeds(report: StudyReport) -> str:
-    parameters = [name for name in report.parameters if name != "seed"]
-    if not report.settings or not parameters:
+    if not report.settings:
         return ""
-    return table(settings_table(report.settings, report.objectives, parameters, report.names), "seeds", "over seeds")
+    numbers = settings_table(report.settings, report.objectives, report.parameters, report.names)
+    return table(numbers, "seeds", "over seeds")
 
 
 def _curves(report: StudyReport, titles: dict[int, str], colouring: Colours) -> str:
@@ -98,14 +101,13 @@ def _importance(report: StudyReport) -> str:
 
 
 def _shares(report: StudyReport, found: Importance) -> str:
-    stopped = sum(trial.status == "stopped" for trial in report.ranked)
     bars = "".join(
         f'<div class="class"><span class="name">{text(report.names[share.parameter], 60)}</span><div>'
         f'<div class="bar"><span class="track"><span style="width:{100 * share.share:.1f}%"></span></span>'
         f"<b>{share.share:.0%}</b></div><small>{share.low:.0%} to {share.high:.0%}</small></div></div>"
         for share in found.shares
     )
-    note = words.importance_note(found, report.names, stopped)
+    note = words.importance_note(found, report)
     return f'<div><h3>{text(report.names[found.metric])}</h3><p class="note">{text(note)}</p>{bars}</div>'
 
 
@@ -122,5 +124,42 @@ def _pictures(report: StudyReport) -> str:
     gallery = report.gallery
     if not gallery.pictures:
         return f'<p class="note">{text(f"No pictures: {gallery.why_none}.")}</p>'
-    figures = "".join(f"<figure>{''.join(map(_picture(report), drawn))}</figure>" for drawn in gallery.pictures)
+    figures = "".join(
+        f"<figure>{''.join(_picture(report, answer) for answer in picture)}</figure>" for picture in gallery.pictures
+    )
     return f'<div class="gallery">{figures}</div>'
+
+
+def _picture(report: StudyReport, answer: Drawn) -> str:
+    trial = next(trial for trial in report.ranked if trial.number == answer.number)
+    which = "Best" if trial is report.best else "Worst"
+    said = f"{which}, trial {trial.number}, step {answer.step:,} ({words.parameters_of(trial, report.names)})"
+    content = base64.b64encode(answer.png).decode()
+    return (
+        f'<img alt="{text(f"{which} trial: {answer.caption}")}" loading="lazy" src="data:image/png;base64,{content}">'
+        f"<p><b>{text(said)}</b> {text(answer.caption)}</p>"
+    )
+
+
+def _style() -> str:
+    """The look of ``clippy compare``'s page, and what charts need beside."""
+    compare = files("pipelines.evaluation.comparison").joinpath("page.css").read_text(encoding="utf-8")
+    return compare + files("tuning.report").joinpath("charts.css").read_text(encoding="utf-8")
+
+
+# Names and errors are escaped, and the policy keeps the page from running or loading anything.
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+{style}</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from clippy.config import ConfigError, nearest
 from pipelines.console import Console
 from pipelines.evaluation.comparison.numbers import lower_is_better
-from pipelines.evaluation.subject import newest_results
 from pipelines.recipe import Recipe
 from pipelines.run_folder import RunFolder
 from tuning.report.ablation import Ablation, TrialNumbers, find_ablation, trial_numbers
 from tuning.report.importance import Importance, importance
-from tuning.report.outcome import Setting, pareto_front, settings
-from tuning.report.pictures import Gallery, draw_trials
+from tuning.report.outcome import SEED, Setting, pareto_front, settings
 from tuning.report.scales import short_names
 from tuning.results import TRIALS, StudyResults, Trial, ranked
 from tuning.study import Objective
+
+if TYPE_CHECKING:
+    from tuning.report.pictures import Gallery  # whose torch takes seconds to import
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,14 @@ class StudyReport:
         return self.ranked[0]
 
     @property
+    def by_importance(self) -> list[str]:
+        """Parameters whose values the study lists, but the seed; those that explain most first where that is known."""
+        known = {share.parameter: share.share for share in self.importance[0].shares}
+        space = self.results.study.space
+        listed = [n for n in self.parameters if n != SEED and (n not in space or space[n].values is not None)]
+        return sorted(listed, key=lambda name: -known.get(name, 0.0))
+
+    @property
     def trials(self) -> tuple[Trial, ...]:
         """All of them, the best first, those without a value last."""
         return self.ranked + self.others
@@ -67,6 +77,8 @@ def report_study(results: StudyResults, metric: str | None, pictures: int, conso
     best_first = ranked(results.trials, first.metric, first.direction)
     if not best_first:
         raise ConfigError(results.folder.url, [_nothing_yet(results.trials)])
+    from tuning.report.pictures import draw_trials
+
     parameters = list(dict.fromkeys([*results.study.space, *(n for t in results.trials for n in t.parameters)]))
     over_seeds = settings(results.trials, first)
     several = any(len(setting.trials) > 1 for setting in over_seeds)
@@ -102,7 +114,8 @@ def _objectives(results: StudyResults, metric: str | None) -> tuple[Objective, .
     fitting = [name for name in known if name == metric] or [n for n in known if n.endswith(f"/{metric}")]
     if len(fitting) != 1:
         which = f"is the end of several: {', '.join(fitting)}" if fitting else "is no metric that a trial reported"
-        hint = "" if fitting else nearest(metric, known) or f"; there are {', '.join(known)}"
+        ends = [name.rpartition("/")[2] for name in known]
+        hint = "" if fitting else nearest(metric, [*known, *ends]) or f"; there are {', '.join(known)}"
         raise ConfigError("--metric", [f"{metric!r} {which}{hint}"])
     (name,) = fitting
     asked = next((o for o in own if o.metric == name), None)
@@ -134,4 +147,6 @@ def _importance(results: StudyResults, trials: Sequence[Trial], objective: Objec
 def _numbers(run: RunFolder, trial: Trial) -> TrialNumbers | None:
     if not run.exists():
         return None
+    from pipelines.evaluation.subject import newest_results
+
     return trial_numbers(trial, run.read_recipe(), (result for _, result in newest_results(run)))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pipelines.evaluation.comparison.numbers import difference, percent_text
 from pipelines.evaluation.comparison.tables import Entry, Row, Table
 from pipelines.evaluation.paper import PaperColumn, benchmark_title
 from tuning.report.ablation import Ablation, AblationRow
 from tuning.report.importance import Importance
-from tuning.report.outcome import Setting, Spread
-from tuning.study import Objective, shown_value
+from tuning.report.outcome import SEED, Setting, Spread
 from tuning.results import Trial
+from tuning.study import Objective, shown_value
 
 _NONE = Entry("–")
 STATUS = {"stopped": "stopped early"}
@@ -27,11 +28,16 @@ def trials_table(
     for place, trial in enumerate(trials):
         status = Entry(STATUS.get(trial.status, trial.status), trial.error or "")
         values = [_value(trial, objective) for objective in objectives]
-        chosen = [Entry(shown_value(trial.parameters[name])) if name in trial.parameters else _NONE for name in parameters]
+        chosen = [_chosen(trial.parameters, name) for name in parameters]
         best = place == 0 and trial.value(objectives[0].metric) is not None
         kind = "ours" if best else "trivial" if trial.status in ("failed", "waiting") else ""
         rows.append(Row(str(trial.number), (status, Entry(f"{trial.steps:,}"), *values, *chosen), kind=kind))
     return Table(head, tuple(rows))
+
+
+def _chosen(parameters: Mapping[str, Any], name: str) -> Entry:
+    """A parameter's value; a dash where its condition does not hold."""
+    return Entry(shown_value(parameters[name])) if name in parameters else _NONE
 
 
 def _value(trial: Trial, objective: Objective) -> Entry:
@@ -51,15 +57,16 @@ def settings_table(
     settings: Sequence[Setting], objectives: Sequence[Objective], parameters: Sequence[str], names: Mapping[str, str]
 ) -> Table:
     """A line for trials that are equal but for their seed: mean and deviation of those that finished."""
-    head = (names[parameters[0]], *(names[n] for n in parameters[1:]), "seeds", *(names[o.metric] for o in objectives))
+    shown = [name for name in parameters if name != SEED]
+    head = ("setting", *(names[name] for name in shown), "seeds", *(names[o.metric] for o in objectives))
     rows = []
     for place, setting in enumerate(settings):
-        first, *rest = (shown_value(setting.parameters[n]) if n in setting.parameters else "–" for n in parameters)
+        chosen = [_chosen(setting.parameters, name) for name in shown]
         missing = len(setting.trials) - len(setting.finished)
         seeds = Entry(str(len(setting.finished)), f"{missing} more did not finish" if missing else "")
         spreads = [setting.spread(objective) for objective in objectives]
         kind = "ours" if place == 0 and spreads[0] else ""
-        rows.append(Row(first, (*map(Entry, rest), seeds, *(Entry(_spread(s)) for s in spreads)), kind=kind))
+        rows.append(Row(str(place + 1), (*chosen, seeds, *(Entry(_spread(s)) for s in spreads)), kind=kind))
     return Table(head, tuple(rows))
 
 
@@ -85,7 +92,7 @@ def front_table(
     rows = []
     for trial in front:
         values = [_value(trial, objective) for objective in objectives]
-        chosen = [Entry(shown_value(trial.parameters[name])) if name in trial.parameters else _NONE for name in parameters]
+        chosen = [_chosen(trial.parameters, name) for name in parameters]
         rows.append(Row(str(trial.number), (*values, *chosen)))
     return Table(head, tuple(rows))
 

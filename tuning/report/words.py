@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import Counter
 
 from tuning.report.importance import Importance
-from tuning.report.outcome import Setting
-from tuning.study import shown_value
+from tuning.report.outcome import SEED
 from tuning.report.study_report import StudyReport
-from tuning.report.tables import STATUS, number
+from tuning.report.tables import STATUS, number, trials_table
 from tuning.results import Trial
+from tuning.study import shown_value
+
+_ON_TERMINAL = 10
+"""Trials that are listed there, the best."""
 
 TRIALS = (
     "The best first. A number is the last that the trial reported; where an earlier one was better, it stands below. "
@@ -32,6 +35,10 @@ SEEDS = (
     "Trials that are equal but for their seed: mean ± sample standard deviation over those that finished. Trials that "
     "were stopped early have no place in a mean."
 )
+ABLATION = (
+    "The paper's rows, in percent, and ours where settings and data are the same: mean ± sample standard deviation "
+    "over the seeds that finished. Ours are those of the trials' evaluations, or else of their last validation."
+)
 FRONT = "Trials that no other equals in all of the metrics and beats in one."
 PICTURES = (
     "The same pictures, spread evenly over the benchmark, neither picked nor ordered: as the best trial answers them, "
@@ -41,12 +48,11 @@ PICTURES = (
 
 def headline(report: StudyReport) -> str:
     """What the study is called and who leads."""
-    objective = report.objectives[0]
-    value = report.best.value(objective.metric)
-    assert value is not None
+    metric, best = report.objectives[0].metric, report.best
+    value = best.value(metric)
+    assert value is not None  # the ranked have one
     so_far = " so far" if unfinished(report) else ""
-    name = report.results.study.name
-    return f"{name}: trial {report.best.number} is best{so_far}, {report.names[objective.metric]} {number(value)}"
+    return f"{report.results.study.name}: trial {best.number} is best{so_far}, {report.names[metric]} {number(value)}"
 
 
 def unfinished(report: StudyReport) -> int:
@@ -62,9 +68,28 @@ def counts(trials: tuple[Trial, ...]) -> str:
     return f"{len(trials)} trial{'' if len(trials) == 1 else 's'}: {said}"
 
 
+def summary(report: StudyReport) -> str:
+    """How many trials there are, how they were searched, and what the best one's parameters are."""
+    study = report.results.study
+    asha = ", poor ones stopped early by asha" if study.scheduler.name == "asha" else ""
+    about = f"{study.about[:1].upper()}{study.about[1:].rstrip('.')}. " if study.about else ""
+    return (
+        f"{about}{counts(report.trials)}; {study.search} search over {study.base_recipe.name}{asha}. "
+        f"Trial {report.best.number}: {parameters_of(report.best, report.names)}."
+    )
+
+
 def parameters_of(trial: Trial, names: dict[str, str]) -> str:
     """'pooling max, learning_rate 0.002'."""
     return ", ".join(f"{names.get(name, name)} {shown_value(value)}" for name, value in trial.parameters.items())
+
+
+def told(trial: Trial, report: StudyReport) -> str:
+    """A trial in a line: what became of it, its parameters, what it came to."""
+    values = [(report.names[o.metric], trial.value(o.metric)) for o in report.objectives]
+    came_to = [f"{name} {number(value)}" for name, value in values if value is not None]
+    facts = ", ".join([parameters_of(trial, report.names), *came_to])
+    return f"trial {trial.number}, {STATUS.get(trial.status, trial.status)} at step {trial.steps:,}: {facts}"
 
 
 def warnings(report: StudyReport) -> list[str]:
@@ -93,18 +118,28 @@ def _ahead_by_luck(report: StudyReport) -> str:
     )
 
 
-def importance_note(found: Importance, names: dict[str, str], stopped: int) -> str:
+def importance_note(found: Importance, report: StudyReport) -> str:
     """What goes with the shares of one metric, or why there are none."""
+    stopped = sum(trial.status == "stopped" for trial in report.ranked)
     parts = [f"No number: {found.why_none}."] if found.why_none else [f"From {found.trials} trials."]
     if stopped and not found.why_none:
         parts.append(f"{stopped} of them were stopped early and count with the value that they had then.")
     if found.left_out:
-        parts.append(f"Left out, because not all trials have them: {', '.join(names[n] for n in found.left_out)}.")
-    if "seed" in {share.parameter for share in found.shares}:
-        parts.append("What the seed explains is chance: a parameter that explains no more than it may explain nothing.")
+        left_out = ", ".join(report.names[name] for name in found.left_out)
+        parts.append(f"Left out, because not all trials have them: {left_out}.")
+    if SEED in {share.parameter for share in found.shares}:
+        parts.append("What the seed explains is chance; a parameter that explains no more may explain nothing.")
     return " ".join(parts)
 
 
-def seeds_of(setting: Setting) -> str:
-    """'3 of 4 seeds'."""
-    return f"{len(setting.finished)} of {len(setting.trials)} seeds"
+def terminal(report: StudyReport, files: dict[str, str]) -> str:
+    """The best trials, what is to be wary of, and where the files are."""
+    shown = trials_table(report.ranked[:_ON_TERMINAL], report.objectives, report.parameters, report.names)
+    rows = [shown.head, *((row.name, *(entry.text for entry in row.entries)) for row in shown.rows)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    if len(report.trials) > len(shown.rows):
+        lines.append(f"{len(report.trials) - len(shown.rows)} more are in {files['report.html']}")
+    warned = "\n".join(f"warning: {warning}" for warning in warnings(report))
+    parts = [headline(report), counts(report.trials), warned, "\n".join(lines), "\n".join(files.values())]
+    return "\n\n".join(part for part in parts if part)
