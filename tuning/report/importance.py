@@ -1,4 +1,4 @@
-"""Which parameter matters: functional analysis of variance over a study's trials, by Optuna, with what chance may do.
+"""Which parameter matters: functional analysis of variance over a study's trials, by Optuna, beside what chance gives.
 
 Source: Hutter, Hoos, Leyton-Brown, An Efficient Approach for Assessing Hyperparameter Importance, ICML 2014.
 """
@@ -19,10 +19,9 @@ if TYPE_CHECKING:
 
 LEAST_TRIALS, LEAST_A_PARAMETER = 10, 3
 """Trials below which no number is given: in all, and for each parameter."""
-RESAMPLES = 20
+SHUFFLES = 20
+"""How often values are shuffled to see what chance gives; the most of 20 is exceeded by chance one time in 21."""
 _TREES = 32
-_TAIL = 2
-"""Of the resamples, so many at either end are left out of the range."""
 
 Point = Mapping[str, Any]
 """The parameters of one trial."""
@@ -30,13 +29,17 @@ Point = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Share:
-    """How much of the variance of a metric one parameter explains alone, as a fraction, and within which range that
-    lies when trials are drawn anew from those there are."""
+    """How much of the variance of a metric one parameter explains alone, as a fraction."""
 
     parameter: str
     share: float
-    low: float
-    high: float
+    chance: float
+    """The most that it explained of values shuffled among the trials: a forest finds reasons for noise too."""
+
+    @property
+    def matters(self) -> bool:
+        """Whether it explains more than chance."""
+        return self.share > self.chance
 
 
 @dataclass(frozen=True)
@@ -53,11 +56,7 @@ class Importance:
 
 
 def importance(
-    metric: str,
-    points: Sequence[Point],
-    values: Sequence[float],
-    by_ratio: frozenset[str] = frozenset(),
-    resamples: int = RESAMPLES,
+    metric: str, points: Sequence[Point], values: Sequence[float], by_ratio: frozenset[str] = frozenset()
 ) -> Importance:
     """How much each parameter of ``points`` explains of ``values``; ``by_ratio`` are those searched on a log scale.
 
@@ -67,29 +66,47 @@ def importance(
     shared = [name for name in names if all(name in point for point in points)]
     varied = [name for name in shared if len({shown_value(point[name]) for point in points}) > 1]
     left_out = tuple(name for name in names if name not in shared)
-    needed = max(LEAST_TRIALS, LEAST_A_PARAMETER * len(varied))
-    why_none = ""
-    if not varied:
-        why_none = "no parameter varies over all of the trials"
-    elif len(points) < needed:
-        why_none = (
-            f"{len(points)} trials with a value are too few to tell what {len(varied)} parameters do; it takes {needed}"
-        )
-    elif max(values) == min(values):
-        why_none = "all trials came to the same value"
+    why_none = _why_none(varied, values)
     if why_none:
         return Importance(metric, (), left_out, len(points), why_none)
-    trials = _trials(points, values, varied, by_ratio)
-    share = _shares(trials)
+    found = _shares(points, values, varied, by_ratio)
+    shuffled, chance = list(values), dict.fromkeys(varied, 0.0)
     drawn = random.Random(0)
-    again = [_shares(drawn.choices(trials, k=len(trials))) for _ in range(resamples)]
-    shares = [_with_range(name, share[name], [one.get(name, 0.0) for one in again]) for name in varied]
+    for _ in range(SHUFFLES):
+        drawn.shuffle(shuffled)
+        for name, share in _shares(points, shuffled, varied, by_ratio).items():
+            chance[name] = max(chance[name], share)
+    shares = [Share(name, found[name], chance[name]) for name in varied]
     return Importance(metric, tuple(sorted(shares, key=lambda s: -s.share)), left_out, len(points))
 
 
-def _with_range(name: str, share: float, again: list[float]) -> Share:
-    inner = sorted(again)[_TAIL:-_TAIL] or [share]
-    return Share(name, share, min(share, inner[0]), max(share, inner[-1]))
+def _why_none(varied: Sequence[str], values: Sequence[float]) -> str:
+    needed = max(LEAST_TRIALS, LEAST_A_PARAMETER * len(varied))
+    if not varied:
+        return "no parameter varies over all of the trials"
+    if len(values) < needed:
+        what = "a parameter does" if len(varied) == 1 else f"{len(varied)} parameters do"
+        return f"{len(values)} trials with a value are too few to tell what {what}; it takes {needed}"
+    return "all trials came to the same value" if max(values) == min(values) else ""
+
+
+def _shares(
+    points: Sequence[Point], values: Sequence[float], names: Sequence[str], by_ratio: frozenset[str]
+) -> dict[str, float]:
+    import optuna
+
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # else it tells of the study that is made here
+    try:
+        study = optuna.create_study()
+        study.add_trials(_trials(points, values, names, by_ratio))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=_TREES, seed=0)
+            found = optuna.importance.get_param_importances(study, evaluator=evaluator, normalize=False)
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+    return {name: float(share) for name, share in found.items()}
 
 
 def _trials(
@@ -114,21 +131,3 @@ def _trials(
         create_trial(params={name: columns[name][i] for name in names}, distributions=distributions, value=value)
         for i, value in enumerate(values)
     ]
-
-
-def _shares(trials: Sequence[FrozenTrial]) -> dict[str, float]:
-    import optuna
-
-    if len({trial.value for trial in trials}) < 2:
-        return {}
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # else it tells of the study that is made here
-    try:
-        study = optuna.create_study()
-        study.add_trials(trials)
-        evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=_TREES, seed=0)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return optuna.importance.get_param_importances(study, evaluator=evaluator, normalize=False)
-    finally:
-        optuna.logging.set_verbosity(verbosity)

@@ -6,7 +6,6 @@ import base64
 from html import escape
 from importlib.resources import files
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 from pipelines.evaluation.comparison.html import anchor, section, table, text
 from pipelines.evaluation.comparison.html import warnings as warning_box
@@ -16,11 +15,9 @@ from tuning.report.charts import learning_curves, two_metrics
 from tuning.report.colours import Colours, colours
 from tuning.report.importance import Importance
 from tuning.report.parallel import columns_of, parallel_coordinates
+from tuning.report.pictures import Drawn
 from tuning.report.study_report import StudyReport
-from tuning.report.tables import ablation_table, front_table, settings_table, trials_table
-
-if TYPE_CHECKING:
-    from tuning.report.pictures import Drawn  # whose torch takes seconds to import
+from tuning.report.tables import ablation_table, front_table, settings_table, trials_table, verdict
 
 _MOST_PLOTS = 3
 """Pairs of metrics that are plotted."""
@@ -103,8 +100,9 @@ def _importance(report: StudyReport) -> str:
 def _shares(report: StudyReport, found: Importance) -> str:
     bars = "".join(
         f'<div class="class"><span class="name">{text(report.names[share.parameter], 60)}</span><div>'
-        f'<div class="bar"><span class="track"><span style="width:{100 * share.share:.1f}%"></span></span>'
-        f"<b>{share.share:.0%}</b></div><small>{share.low:.0%} to {share.high:.0%}</small></div></div>"
+        f'<div class="bar"><span class="track"><span style="width:{100 * share.share:.1f}%"></span>'
+        f'<i style="left:{100 * share.chance:.1f}%"></i></span><b>{share.share:.0%}</b></div>'
+        f"<small>{verdict(share)}, which gives up to {share.chance:.0%}</small></div></div>"
         for share in found.shares
     )
     note = words.importance_note(found, report)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from pipelines.checkpoints import checkpoint_name, committed_steps
 from pipelines.console import Console
-from pipelines.evaluation.benchmarks import open_parts
 from pipelines.evaluation.protocol import choose_protocol
-from pipelines.evaluation.question import Part
-from pipelines.evaluation.units import Measurer, Task
 from pipelines.run_folder import RunFolder
 from pipelines.storage import locate
-from pipelines.targets import FoundModel
+
+if TYPE_CHECKING:
+    from pipelines.evaluation.question import Part
 
 _QUESTIONS = ("segmentation", "grouping")
 """What is drawn, if the benchmark asks it; else its first question."""
@@ -60,6 +60,10 @@ def draw_trials(runs: Sequence[tuple[int, RunFolder]], count: int, console: Cons
 
 
 def _draw(number: int, run: RunFolder, count: int) -> tuple[str, list[Drawn]]:
+    from pipelines.evaluation.benchmarks import open_parts
+    from pipelines.evaluation.units import Measurer, Task
+    from pipelines.targets import FoundModel
+
     recipe, steps = run.read_recipe(), committed_steps(run.checkpoints)
     config = recipe.eval
     if config.benchmark is None or config.url is None:

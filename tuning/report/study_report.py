@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from clippy.config import ConfigError, nearest
 from pipelines.console import Console
@@ -14,12 +13,10 @@ from pipelines.run_folder import RunFolder
 from tuning.report.ablation import Ablation, TrialNumbers, find_ablation, trial_numbers
 from tuning.report.importance import Importance, importance
 from tuning.report.outcome import SEED, Setting, pareto_front, settings
+from tuning.report.pictures import Gallery, draw_trials
 from tuning.report.scales import short_names
 from tuning.results import TRIALS, StudyResults, Trial, ranked
 from tuning.study import Objective
-
-if TYPE_CHECKING:
-    from tuning.report.pictures import Gallery  # whose torch takes seconds to import
 
 
 @dataclass(frozen=True)
@@ -77,8 +74,6 @@ def report_study(results: StudyResults, metric: str | None, pictures: int, conso
     best_first = ranked(results.trials, first.metric, first.direction)
     if not best_first:
         raise ConfigError(results.folder.url, [_nothing_yet(results.trials)])
-    from tuning.report.pictures import draw_trials
-
     parameters = list(dict.fromkeys([*results.study.space, *(n for t in results.trials for n in t.parameters)]))
     over_seeds = settings(results.trials, first)
     several = any(len(setting.trials) > 1 for setting in over_seeds)

@@ -9,7 +9,7 @@ from pipelines.evaluation.comparison.numbers import difference, percent_text
 from pipelines.evaluation.comparison.tables import Entry, Row, Table
 from pipelines.evaluation.paper import PaperColumn, benchmark_title
 from tuning.report.ablation import Ablation, AblationRow
-from tuning.report.importance import Importance
+from tuning.report.importance import Importance, Share
 from tuning.report.outcome import SEED, Setting, Spread
 from tuning.results import Trial
 from tuning.study import Objective, shown_value
@@ -77,11 +77,17 @@ def _spread(found: Spread | None) -> str:
 
 
 def importance_table(found: Importance, names: Mapping[str, str]) -> Table:
-    """A line a parameter: the share that it explains alone."""
+    """A line a parameter: the share that it explains alone, and what chance gives."""
     rows = [
-        Row(names[s.parameter], (Entry(f"{s.share:.0%}"), Entry(f"{s.low:.0%} to {s.high:.0%}"))) for s in found.shares
+        Row(names[s.parameter], (Entry(f"{s.share:.0%}"), Entry(f"{s.chance:.0%}"), Entry(verdict(s))))
+        for s in found.shares
     ]
-    return Table(("parameter", "explains alone", "when trials are drawn anew"), tuple(rows))
+    return Table(("parameter", "explains alone", "by chance up to", ""), tuple(rows))
+
+
+def verdict(share: Share) -> str:
+    """What a share comes to beside chance."""
+    return "more than chance" if share.matters else "no more than chance"
 
 
 def front_table(

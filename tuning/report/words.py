@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from tuning.report.importance import Importance
-from tuning.report.outcome import SEED
+from tuning.report.importance import SHUFFLES, Importance
 from tuning.report.study_report import StudyReport
 from tuning.report.tables import STATUS, number, trials_table
 from tuning.results import Trial
@@ -28,8 +27,8 @@ PARALLEL = (
 )
 IMPORTANCE = (
     "The share of a metric's variance that a parameter explains alone, by fANOVA (a random forest over the trials); "
-    "what is missing to 100 % are parameters that act together. The range is that of trials drawn anew: where ranges "
-    "overlap, the order is not established."
+    "what is missing to 100 % are parameters that act together. A forest finds reasons for noise too: what chance gives "
+    f"is the most that the parameter explained in {SHUFFLES} goes with the values shuffled among the trials."
 )
 SEEDS = (
     "Trials that are equal but for their seed: mean ± sample standard deviation over those that finished. Trials that "
@@ -127,8 +126,6 @@ def importance_note(found: Importance, report: StudyReport) -> str:
     if found.left_out:
         left_out = ", ".join(report.names[name] for name in found.left_out)
         parts.append(f"Left out, because not all trials have them: {left_out}.")
-    if SEED in {share.parameter for share in found.shares}:
-        parts.append("What the seed explains is chance; a parameter that explains no more may explain nothing.")
     return " ".join(parts)
 
 
