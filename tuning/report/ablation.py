@@ -70,14 +70,16 @@ _DATA = {"cc12m": "CC-12M", "hqitp": "HQITP-134M"}
 
 @dataclass(frozen=True)
 class TrialNumbers:
-    """The recipe of a trial and what it came to in the columns of the paper's tables, as fractions."""
+    """The recipe of a trial, its data, and what it came to in the columns of the paper's tables, as fractions."""
 
     recipe: Recipe
+    data: str | None
+    """In the paper's words; None where nothing says so."""
     numbers: Mapping[PaperColumn, float]
 
 
-def trial_numbers(trial: Trial, recipe: Recipe, results: Iterable[Result]) -> TrialNumbers:
-    """Of the trial's evaluations and, for what those lack, of its last validation."""
+def trial_numbers(trial: Trial, recipe: Recipe, base: Recipe, results: Iterable[Result]) -> TrialNumbers:
+    """Of the trial's evaluations and, for what those lack, of its last validation; ``base`` is the study's recipe."""
     numbers: dict[PaperColumn, float] = {}
     for column in {column for table in paper_tables() for column in table.columns}:
         if column.benchmark == recipe.eval.benchmark:
@@ -90,7 +92,7 @@ def trial_numbers(trial: Trial, recipe: Recipe, results: Iterable[Result]) -> Tr
             answer = next(iter(model_answers(table)), None)
             for number, value in table.get(answer or "", {}).items():
                 numbers[PaperColumn(result.benchmark, question, number)] = value
-    return TrialNumbers(recipe, numbers)
+    return TrialNumbers(recipe, data_name(recipe, base.name), numbers)
 
 
 @dataclass(frozen=True)
@@ -170,17 +172,26 @@ def _our_row(
     known = [trial for trial in setting.trials if trial.number in numbers]
     if not known:
         return None
-    recipe = numbers[known[0].number].recipe
+    first = numbers[known[0].number]
     finished = [numbers[trial.number].numbers for trial in known if trial.status == "finished"]
     cells = []
     for column in table.columns:
         values = [found[column] for found in finished if column in found]
         cells.append(spread([percent(value) for value in values]))
-    told = {name: _SETTINGS[name].read(recipe) for name in names}
-    return AblationRow(told, _data(recipe), None, tuple(cells), len(finished), len(setting.trials))
+    told = settings_of(first.recipe, names)
+    return AblationRow(told, first.data, None, tuple(cells), len(finished), len(setting.trials))
 
 
-def _data(recipe: Recipe) -> str | None:
-    """What the paper calls the data that a recipe trains on; None where nothing says so."""
-    place = re.sub(r"[^a-z0-9]", "", recipe.data.urls.lower())
-    return next((name for sign, name in _DATA.items() if sign in place), None)
+def settings_of(recipe: Recipe, names: Iterable[str]) -> dict[str, str]:
+    """A recipe's settings of these names, in the paper's words."""
+    return {name: _SETTINGS[name].read(recipe) for name in names}
+
+
+def data_name(recipe: Recipe, base: str) -> str | None:
+    """What the paper calls the data of a recipe, by their place or else the base's name; None where nothing says so."""
+    for told in (recipe.data.urls, base):
+        plain = re.sub(r"[^a-z0-9]", "", told.lower())
+        for sign, name in _DATA.items():
+            if sign in plain:
+                return name
+    return None

@@ -56,9 +56,7 @@ class Numbers:
         if self.low == self.high:
             return [(0.5, shown_value(self.low))]
         locator = LogLocator(numticks=self.most_ticks) if self.by_ratio else MaxNLocator(self.most_ticks, min_n_ticks=2)
-        slack = 1e-9 * (self.high - self.low)
-        inside = [float(v) for v in locator.tick_values(self.low, self.high)]
-        inside = [v for v in inside if self.low - slack <= v <= self.high + slack]
+        inside = [float(v) for v in locator.tick_values(self.low, self.high) if -1e-9 <= self.at(v) <= 1 + 1e-9]
         return [(self.at(v), shown_value(v)) for v in (inside if len(inside) > 1 else (self.low, self.high))]
 
 

@@ -88,7 +88,7 @@ def report_study(results: StudyResults, metric: str | None, pictures: int, conso
         settings=tuple(over_seeds) if several else (),
         importance=tuple(_importance(results, best_first, objective) for objective in objectives),
         front=tuple(pareto_front(best_first, objectives)) if len(objectives) > 1 else (),
-        ablation=find_ablation(over_seeds, lambda trial: _numbers(run_of(results, trial), trial)),
+        ablation=find_ablation(over_seeds, lambda trial: _numbers(results, trial)),
         gallery=draw_trials([(trial.number, run_of(results, trial)) for trial in ends], pictures, console),
         recipe=run_of(results, best_first[0]).read_recipe(),
     )
@@ -139,9 +139,11 @@ def _importance(results: StudyResults, trials: Sequence[Trial], objective: Objec
     return importance(objective.metric, [point for point, _ in valued], [value for _, value in valued], by_ratio)
 
 
-def _numbers(run: RunFolder, trial: Trial) -> TrialNumbers | None:
+def _numbers(results: StudyResults, trial: Trial) -> TrialNumbers | None:
+    run = run_of(results, trial)
     if not run.exists():
         return None
     from pipelines.evaluation.subject import newest_results
 
-    return trial_numbers(trial, run.read_recipe(), (result for _, result in newest_results(run)))
+    evaluated = [result for _, result in newest_results(run)]
+    return trial_numbers(trial, run.read_recipe(), results.study.base_recipe, evaluated)
