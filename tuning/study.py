@@ -146,7 +146,8 @@ _FIXED = ("name", "storage", "tracking", "scaling.ray_address", "scaling.decode_
 def study_names() -> list[str]:
     """Names of the studies that ship with the package."""
     entries = files("tuning.studies").iterdir()
-    return sorted(entry.name.removesuffix(".yaml") for entry in entries if entry.name.endswith(".yaml"))
+    names = [entry.name.removesuffix(".yaml") for entry in entries if entry.name.endswith(".yaml")]
+    return sorted(names, key=lambda name: (name.rstrip("0123456789"), len(name), name))  # table9 before table10
 
 
 def load_study(name_or_path: str, overrides: Sequence[str] = ()) -> Study:
