@@ -92,7 +92,8 @@ def trial_numbers(trial: Trial, recipe: Recipe, base: Recipe, results: Iterable[
             answer = next(iter(model_answers(table)), None)
             for number, value in table.get(answer or "", {}).items():
                 numbers[PaperColumn(result.benchmark, question, number)] = value
-    return TrialNumbers(recipe, data_name(recipe, base.name), numbers)
+    places = [recipe.data.urls] if "data.url" in trial.parameters else [recipe.data.urls, base.name]
+    return TrialNumbers(recipe, data_name(places), numbers)
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def _varied(settings: Sequence[Setting]) -> set[str]:
 
 
 def _fields(names: Iterable[str]) -> set[str]:
-    return {"data.url"}.union(*(_SETTINGS[name].fields for name in names))
+    return {"data.url", "train.steps"}.union(*(_SETTINGS[name].fields for name in names))
 
 
 def _rows(
@@ -187,10 +188,10 @@ def settings_of(recipe: Recipe, names: Iterable[str]) -> dict[str, str]:
     return {name: _SETTINGS[name].read(recipe) for name in names}
 
 
-def data_name(recipe: Recipe, base: str) -> str | None:
-    """What the paper calls the data of a recipe, by their place or else the base's name; None where nothing says so."""
-    for told in (recipe.data.urls, base):
-        plain = re.sub(r"[^a-z0-9]", "", told.lower())
+def data_name(told: Iterable[str]) -> str | None:
+    """What the paper calls the data that the first of these places or names speaks of; None where none does."""
+    for words in told:
+        plain = re.sub(r"[^a-z0-9]", "", words.lower())
         for sign, name in _DATA.items():
             if sign in plain:
                 return name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -11,6 +12,8 @@ from tuning.results import Trial
 from tuning.study import Objective, shown_value
 
 SEED = "seed"
+STATUS = {"stopped": "stopped early"}
+"""What a status is called, where not by its own name."""
 
 
 @dataclass(frozen=True)
@@ -87,3 +90,11 @@ def pareto_front(trials: Sequence[Trial], objectives: Sequence[Objective]) -> li
 
     front = [(keys, trial) for keys, trial in points if not beaten(keys)]
     return [trial for _, trial in sorted(front, key=lambda item: (item[0], item[1].number))]
+
+
+def counts(trials: Sequence[Trial]) -> str:
+    """'12 trials: 3 finished, 9 stopped early'."""
+    by_status = Counter(trial.status for trial in trials)
+    order = ("finished", "stopped", "running", "waiting", "failed")
+    said = ", ".join(f"{by_status[s]} {STATUS.get(s, s)}" for s in order if by_status[s])
+    return f"{len(trials)} trial{'' if len(trials) == 1 else 's'}: {said}"

@@ -9,7 +9,6 @@ from itertools import combinations
 
 from pipelines.evaluation.comparison.html import anchor, section, table, text
 from pipelines.evaluation.comparison.html import warnings as warning_box
-from pipelines.evaluation.paper import paper_source
 from tuning.report import words
 from tuning.report.charts import learning_curves, two_metrics
 from tuning.report.colours import Colours, colours
@@ -59,7 +58,7 @@ def _ablation(report: StudyReport) -> tuple[str, str, str]:
     if report.ablation is None:
         return "", "", ""
     paper = report.ablation.table
-    notes = "".join(f"<li>{text(note)}</li>" for note in (*paper.notes, f"Source: {paper_source()}."))
+    notes = "".join(f"<li>{text(note)}</li>" for note in words.ablation_notes(report, report.ablation))
     numbers = table(ablation_table(report.ablation), "ablation", paper.name)
     return f"{paper.name}: {paper.title}", f'{numbers}<ul class="notes">{notes}</ul>', words.ABLATION
 

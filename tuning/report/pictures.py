@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from clippy.config import ConfigError
 from pipelines.checkpoints import checkpoint_name, committed_steps
 from pipelines.console import Console
 from pipelines.evaluation.protocol import choose_protocol
@@ -55,7 +56,7 @@ def draw_trials(runs: Sequence[tuple[int, RunFolder]], count: int, console: Cons
             drawn.append(answers)
             console.count("trials drawn", done + 1, len(runs))
     except (ValueError, OSError, pa.ArrowException) as error:
-        return Gallery("", (), str(error).splitlines()[0] if str(error) else type(error).__name__)
+        return Gallery("", (), _sentence(error))
     return Gallery(question, tuple(zip(*drawn, strict=True)))
 
 
@@ -88,3 +89,9 @@ def _asked(parts: Sequence[Part]) -> Part:
     wanted = (entry for table in _QUESTIONS for entry in asked if entry[0].table == table)
     question, part = next(wanted, asked[0])
     return replace(part, questions=(question,))
+
+
+def _sentence(error: Exception) -> str:
+    """What went wrong, without what would be a page of its own, such as a layout."""
+    lines = error.problems if isinstance(error, ConfigError) else str(error).splitlines()
+    return lines[0].removesuffix("; expected:") if lines else type(error).__name__

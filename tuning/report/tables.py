@@ -10,13 +10,11 @@ from pipelines.evaluation.comparison.tables import Entry, Row, Table
 from pipelines.evaluation.paper import PaperColumn, benchmark_title
 from tuning.report.ablation import Ablation, AblationRow
 from tuning.report.importance import Importance, Share
-from tuning.report.outcome import SEED, Setting, Spread
+from tuning.report.outcome import SEED, STATUS, Setting, Spread
 from tuning.results import Trial
 from tuning.study import Objective, shown_value
 
 _NONE = Entry("–")
-STATUS = {"stopped": "stopped early"}
-"""What a status is called, where not by its own name."""
 
 
 def trials_table(
