@@ -22,7 +22,10 @@ from ray.tune.execution import class_cache
 
 from clippy.config import ConfigError, flatten
 from pipelines.console import Console
+from pipelines.evaluation.benchmarks import open_parts
+from pipelines.evaluation.protocol import choose_protocol
 from pipelines.local_ray import check_resources, ray_session
+from pipelines.prepare import find_datasets
 from pipelines.recipe import without_credentials
 from pipelines.run_folder import RECIPE_FILE, RunFolder
 from pipelines.storage import Location, locate
@@ -118,9 +121,6 @@ def _check_folder(study: Study, folder: Location) -> None:
 
 def _check_data(study: Study, console: Console) -> None:
     """Refuse missing data once, rather than in every trial; make the manifest before several trials would at once."""
-    from pipelines.evaluate import choose_protocol, open_parts
-    from pipelines.prepare import find_datasets
-
     base, places = study.base_recipe, {}
     points = corners(study.space, base.flat()) if any(name.startswith("data.") for name in study.space) else [{}]
     for recipe in map(study.trial_recipe, points):
