@@ -7,8 +7,9 @@ from html import escape
 from importlib.resources import files
 from itertools import combinations
 
-from pipelines.evaluation.comparison.html import anchor, section, table, text
+from pipelines.evaluation.comparison.html import table
 from pipelines.evaluation.comparison.html import warnings as warning_box
+from pipelines.web_page import anchor, section, text, web_page
 from tuning.report import words
 from tuning.report.charts import learning_curves, two_metrics
 from tuning.report.colours import Colours, colours
@@ -47,7 +48,7 @@ def as_page(report: StudyReport) -> str:
         warning_box(words.warnings(report)),
         *(section(*part) for part in parts),
     ]
-    return _PAGE.format(title=text(title), style=_style(), body="\n".join(body))
+    return web_page(title, _style(), "\n".join(body))
 
 
 def _trials(report: StudyReport) -> str:
@@ -142,21 +143,3 @@ def _style() -> str:
     """The look of ``clippy compare``'s page, and what charts need beside."""
     compare = files("pipelines.evaluation.comparison").joinpath("page.css").read_text(encoding="utf-8")
     return compare + files("tuning.report").joinpath("charts.css").read_text(encoding="utf-8")
-
-
-# Names and errors are escaped, and the policy keeps the page from running or loading anything.
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-{style}</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
