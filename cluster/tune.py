@@ -9,7 +9,8 @@ from cluster.tune_report import add_report_verb
 from cluster.verbs import add_json, print_result, verb
 
 _OVERRIDES = "fields to set, of the study (budget.trials=20, name=mine) or of its base recipe (data.url=...)"
-_WORDS = ("run", "list", "show", "report")
+_ACTIONS = ("run", "list", "show", "report")
+"""What follows ``clippy tune``; any other word is a study."""
 
 
 def add_tune_verbs(verbs: Any) -> None:
@@ -34,9 +35,10 @@ def _add_study(command: Any) -> None:
     add_json(command)
 
 
-def with_run(arguments: list[str], words: tuple[str, ...] = _WORDS) -> list[str]:
+def with_run(arguments: list[str]) -> list[str]:
     """``tune STUDY ...`` as ``tune run STUDY ...``."""
-    if len(arguments) > 1 and arguments[0] == "tune" and arguments[1] not in words and arguments[1][0:1] != "-":
+    words = [argument for argument in arguments[1:] if not argument.startswith("-")]
+    if arguments[:1] == ["tune"] and words and words[0] not in _ACTIONS:
         return ["tune", "run", *arguments[1:]]
     return arguments
 

@@ -28,8 +28,7 @@ class Board:
 
     def started(self, trial: Trial) -> None:
         """A trial begins or goes on."""
-        on = f" goes on at step {trial.steps}" if trial.steps else ""
-        self._note(f"trial {trial.number}{on}: {shown(trial.parameters)}")
+        self._note(f"trial {trial.number}{' goes on' if trial.steps else ''}: {shown(trial.parameters)}")
 
     def measured(self, trial: Trial, step: int, steps: int) -> None:
         """A validation of a trial."""

@@ -8,6 +8,7 @@ neither run what a pickle says nor lose what came since. What a study goes on fr
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,7 +17,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune.execution import class_cache
 
@@ -40,7 +40,7 @@ from tuning.searchers import Search, TuneSearcher, build_search
 from tuning.space import corners
 from tuning.stopping import build_scheduler
 from tuning.study import Study, shown
-from tuning.trial import StopFlags, run_trial
+from tuning.trial import run_trial, start_stop_flags
 from tuning.watch import Watch
 
 
@@ -166,7 +166,7 @@ def _parent_run(study: Study, folder: Location) -> Tracker:
 def _tune(study: Study, records: TrialRecords, search: Search, tracker: Tracker | None, console: Console) -> str:
     """Have Ray Tune run the trials that are left; how it ended."""
     places = find_places(study)
-    flags = ray.remote(num_cpus=0)(StopFlags).remote()
+    flags = start_stop_flags()
     watch = Watch(study, records, Board(study, records, console), tracker)
     searcher = TuneSearcher(search, records, _trial_config(study, records.folder, places))
 
@@ -240,6 +240,7 @@ def _tune_folder() -> Iterator[str]:
         "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours saves checkpoints first
         "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     }
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what failed is said by us
     # Tune would put the credentials into the environment that it has Ray make for trials, which Ray logs.
     class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
     with tempfile.TemporaryDirectory(prefix="clippy-tune-") as folder:

@@ -101,7 +101,9 @@ class TpeSearch:
         if len(self._records.trials) >= self._budget:
             return None
         asked = self._optuna.ask()
-        trial = self._records.new(len(self._records.trials), assign(self._study.space, self._base, _suggest(asked)))
+        trial = self._records.new(
+            max(self._records.trials, default=-1) + 1, assign(self._study.space, self._base, _suggest(asked))
+        )
         self._asked[trial.number] = asked
         return trial
 
