@@ -160,6 +160,10 @@ class TuneSearcher(Searcher):
         self.ended = False
         """Whether no further trial shall start."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles what it is given, and a study never reads a pickle."""
+        return {}
+
     def suggest(self, trial_id: str) -> Any:
         """The next trial's configuration."""
         trial = None if self.ended else self._search.next()

@@ -128,7 +128,11 @@ class TrialFollower(Follower):
 
     def mlflow_run(self) -> dict[str, Any]:
         """The run's id in MLflow, once it has one."""
-        if not self._mlflow and (run_id := self._folder.read_json(RUN_FILE).get("mlflow_run_id")):
+        if (
+            self.mlflow_parent
+            and not self._mlflow
+            and (run_id := self._folder.read_json(RUN_FILE).get("mlflow_run_id"))
+        ):
             self._mlflow = {"mlflow_run_id": run_id}
         return self._mlflow
 

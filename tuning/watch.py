@@ -30,6 +30,10 @@ class Watch(Callback):
         """Why the study ends before its time: 'stopped', 'out of time' or 'mistaken'."""
         self.mistake: ConfigError | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles what it is given, and a study never reads a pickle."""
+        return {}
+
     def end(self, reason: str) -> None:
         """Have every trial save a checkpoint and end, and start no other."""
         if self.reason is None:
