@@ -122,19 +122,21 @@ def _pictures(report: StudyReport) -> str:
     gallery = report.gallery
     if not gallery.pictures:
         return f'<p class="note">{text(f"No pictures: {gallery.why_none}.")}</p>'
+    trials = {trial.number: trial for trial in report.ranked}
+    whose = {answer.number: which for which, answer in zip(("Best", "Worst"), gallery.pictures[0], strict=False)}
+    told = "".join(f"<li>{text(f'{which}: {words.told(trials[n], report)}')}</li>" for n, which in whose.items())
     figures = "".join(
-        f"<figure>{''.join(_picture(report, answer) for answer in picture)}</figure>" for picture in gallery.pictures
+        f"<figure>{''.join(_picture(answer, whose[answer.number]) for answer in picture)}</figure>"
+        for picture in gallery.pictures
     )
-    return f'<div class="gallery">{figures}</div>'
+    return f'<ul class="notes">{told}</ul><div class="gallery">{figures}</div>'
 
 
-def _picture(report: StudyReport, answer: Drawn) -> str:
-    trial = next(trial for trial in report.ranked if trial.number == answer.number)
-    which = "Best" if trial is report.best else "Worst"
-    said = f"{which}, trial {trial.number}, step {answer.step:,} ({words.parameters_of(trial, report.names)})"
+def _picture(answer: Drawn, whose: str) -> str:
+    said = f"{whose}, trial {answer.number} at step {answer.step:,}"
     content = base64.b64encode(answer.png).decode()
     return (
-        f'<img alt="{text(f"{which} trial: {answer.caption}")}" loading="lazy" src="data:image/png;base64,{content}">'
+        f'<img alt="{text(f"{said}: {answer.caption}")}" loading="lazy" src="data:image/png;base64,{content}">'
         f"<p><b>{text(said)}</b> {text(answer.caption)}</p>"
     )
 

@@ -23,8 +23,8 @@ CURVES = (
     "stopped early. Pointing at a line names the trial."
 )
 PARALLEL = (
-    "A line a trial, through its parameters and what came of them; the best is thick, trials that were stopped early "
-    "are dashed."
+    "A line a trial that finished or was stopped early, through its parameters and what came of them. The best is "
+    "thick, those that were stopped early are dashed."
 )
 IMPORTANCE = (
     "The share of a metric's variance that a parameter explains alone, by fANOVA (a random forest over the trials); "
