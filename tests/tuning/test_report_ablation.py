@@ -41,7 +41,7 @@ def evaluate_on_imagenet(results: StudyResults, one: Trial, top1: float) -> None
 
 
 def test_ours_stand_beside_the_papers(tmp_path: Path) -> None:
-    trials = [*seeds("cls", 0, 0.05, 0.07), *seeds("max", 2, 0.5, 0.52, 0.54), *seeds("top_k", 5, 0.3)]
+    trials = [*seeds("cls", 0, 0.05, 0.07), *seeds("max", 2, 0.52, 0.53, 0.54), *seeds("top_k", 5, 0.3)]
     trials += [trial(6, {POOLING: "cls", "seed": 2}, 0.9, status="stopped")]
     results = ablate(tmp_path, trials)
     for one, top1 in zip(trials[2:5], (0.4, 0.42, 0.44), strict=True):
@@ -55,13 +55,14 @@ def test_ours_stand_beside_the_papers(tmp_path: Path) -> None:
         *("PASCAL VOC 2012 mIoU, paper", "PASCAL VOC 2012 mIoU, ours", "our seeds"),
     )
     rows = {(row.name, row.entries[0].text): [entry.text for entry in row.entries[1:]] for row in shown.rows}
-    assert rows["maximum", "CC-12M"] == ["42.3", "42.0 ± 2.0", "50.8", "52.0 ± 2.0", "3"]
+    assert rows["maximum", "CC-12M"] == ["42.3", "42.0 ± 2.0", "50.8", "53.0 ± 1.0", "3"]
     assert rows["average", "CC-12M"] == ["44.0", "–", "11.6", "–", "–"]
     assert rows["CLS", "CC-12M"] == ["46.0", "–", "4.0", "6.0 ± 1.4", "2"]
     assert rows["maximum", "HQITP-134M"] == ["59.0", "–", "50.1", "–", "–"]
     assert rows["top k", "CC-12M"] == ["–", "–", "–", "30.0", "1"]
-    apart = next(row for row in shown.rows if row.name == "maximum").entries[4].differences
-    assert apart[0][1].said("the paper") == "+1.2 better than the paper"
+    best = next(row for row in shown.rows if row.name == "maximum").entries
+    assert (best[2].detail, best[2].differences) == ("−0.3 from the paper, within the spread", ())
+    assert best[4].differences[0][1].said("the paper") == "+2.2 better than the paper"
     assert next(row for row in shown.rows if row.name == "CLS").entries[-1].detail == "1 more did not finish"
 
 

@@ -123,11 +123,15 @@ def _title(column: PaperColumn) -> str:
 
 
 def _beside(row: AblationRow, index: int, name: str) -> tuple[Entry, Entry]:
-    """The paper's number and ours, with how far apart they are."""
+    """The paper's number and ours, with how far apart they are: better or worse only beyond the spread over seeds."""
     paper, ours = row.paper.percents[index] if row.paper else None, row.ours[index]
     if ours is None:
         return Entry(percent_text(paper)), _NONE
+    shown = percent_text(ours.mean) + (f" ± {percent_text(ours.deviation)}" if ours.deviation is not None else "")
     apart = difference(ours.mean, paper, name)
-    deviation = f" ± {percent_text(ours.deviation)}" if ours.deviation is not None else ""
-    shown_apart = (("the paper", apart),) if apart else ()
-    return Entry(percent_text(paper)), Entry(f"{percent_text(ours.mean)}{deviation}", differences=shown_apart)
+    if apart is None:
+        return Entry(percent_text(paper)), Entry(shown)
+    if ours.deviation is not None and abs(apart.points) <= ours.deviation:
+        within = f"{apart.points:+.1f} from the paper, within the spread".replace("-", "−", 1)
+        return Entry(percent_text(paper)), Entry(shown, within)
+    return Entry(percent_text(paper)), Entry(shown, differences=(("the paper", apart),))
