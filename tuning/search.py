@@ -8,25 +8,20 @@ neither run what a pickle says nor lose what came since. What a study goes on fr
 
 from __future__ import annotations
 
-import logging
-import os
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.tune.execution import class_cache
 
 from clippy.config import ConfigError, flatten
 from pipelines.console import Console
+from pipelines.credentials import without_credentials
 from pipelines.evaluation.benchmarks import open_parts
 from pipelines.evaluation.protocol import choose_protocol
 from pipelines.local_ray import check_resources, ray_session
 from pipelines.prepare import find_datasets
-from pipelines.recipe import without_credentials
 from pipelines.run_folder import RECIPE_FILE, RunFolder
 from pipelines.storage import Location, locate
 from pipelines.summary import TrainingError
@@ -34,6 +29,7 @@ from pipelines.tracking import Tracker, tracking_uri
 from pipelines.train import stop_on_signal
 from tuning.board import Board, study_table
 from tuning.placing import Places, find_places, largest_recipes, runs_at_once
+from tuning.quiet import quiet_tune
 from tuning.records import TrialRecords
 from tuning.results import STUDY_FILE, TRIALS, StudyResults, Trial
 from tuning.searchers import Search, TuneSearcher, build_search
@@ -182,7 +178,7 @@ def _tune(study: Study, records: TrialRecords, search: Search, tracker: Tracker 
     over = [trial for trial in records.trials.values() if trial.is_over]
     count, parent = search.left, tracker.run_id if tracker else None
     console.line(_opening(study, records, count, places))
-    with stop_on_signal(lambda: _ask_to_stop(watch, console)), _tune_folder() as tune_folder:
+    with stop_on_signal(lambda: _ask_to_stop(watch, console)), quiet_tune(console) as tune_folder:
         tune.Tuner(
             tune.with_resources(tune.with_parameters(run_trial, stop_flags=flags, mlflow_parent=parent), places.driver),
             tune_config=tune.TuneConfig(
@@ -228,23 +224,6 @@ def _trial_config(study: Study, folder: Location, places: Places) -> Callable[[T
         return {"number": trial.number, "recipe": recipe.model_dump_json()}
 
     return config
-
-
-@contextmanager
-def _tune_folder() -> Iterator[str]:
-    """A folder for what Tune insists on writing, and Tune told to write and print little."""
-    os.environ |= {
-        "RAY_CHDIR_TO_TRIAL_DIR": "0",
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # progress is reported between validations
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours saves checkpoints first
-        "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    }
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what failed is said by us
-    # Tune would put the credentials into the environment that it has Ray make for trials, which Ray logs.
-    class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
-    with tempfile.TemporaryDirectory(prefix="clippy-tune-") as folder:
-        yield folder
 
 
 def _ask_to_stop(watch: Watch, console: Console) -> None:

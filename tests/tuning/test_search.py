@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -39,7 +37,7 @@ search: grid
 scheduler: {name: asha, grace_steps: 80}
 budget: {concurrency: 1}
 """
-STEPS = ("train.steps=160", "eval.every=80", "checkpoint.every=20", "train.log_every=10")
+STEPS = ("train.steps=80", "eval.every=80", "checkpoint.every=20", "train.log_every=10")
 
 
 @pytest.fixture
@@ -49,7 +47,7 @@ def arguments(shapes: Path, tmp_path: Path) -> list[str]:
     return [str(tmp_path / "small.yaml"), *TINY, *ALONE, *STEPS, *places]
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 90) -> None:
+def wait_for(condition: Callable[[], Any], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -74,7 +72,7 @@ def test_a_study_killed_goes_on(arguments: list[str], tmp_path: Path, capfd: pyt
         wait_for(lambda: driver.poll() is not None or committed_steps(checkpoints))
         assert driver.poll() is None
     finally:
-        os.kill(driver.pid, signal.SIGKILL)
+        driver.kill()
         driver.wait()
     assert [status(folder, number) for number in range(3)] == ["finished", "running", "waiting"]
     before = (folder / "trials" / "0000" / "summary.json").read_bytes()
@@ -90,7 +88,7 @@ def test_a_study_killed_goes_on(arguments: list[str], tmp_path: Path, capfd: pyt
     assert outcome.status == "finished"
     assert outcome.results.ranked()[0] == finished
     assert (folder / "trials" / "0000" / "summary.json").read_bytes() == before
-    assert [record["step"] for record in finished.history] == [80, 160]
+    assert [record["step"] for record in finished.history] == [80]
     assert set(finished.history[0]) > {"step", "loss", "segmentation/model/mIoU"}
     resumed = json.loads((folder / "trials" / "0001" / "summary.json").read_text())
     assert resumed["resumed_from"] >= 20
