@@ -94,7 +94,7 @@ def pareto_front(trials: Sequence[Trial], objectives: Sequence[Objective]) -> li
 
 def counts(trials: Sequence[Trial]) -> str:
     """'12 trials: 3 finished, 9 stopped early'."""
-    by_status = Counter(trial.status for trial in trials)
+    by_status = Counter[str](trial.status for trial in trials)
     order = ("finished", "stopped", "running", "waiting", "failed")
     said = ", ".join(f"{by_status[s]} {STATUS.get(s, s)}" for s in order if by_status[s])
     return f"{len(trials)} trial{'' if len(trials) == 1 else 's'}: {said}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from clippy.config import ConfigError, nearest
 from pipelines.console import Console
@@ -114,7 +115,7 @@ def _objectives(results: StudyResults, metric: str | None) -> tuple[Objective, .
         raise ConfigError("--metric", [f"{metric!r} {which}{hint}"])
     (name,) = fitting
     asked = next((o for o in own if o.metric == name), None)
-    direction = "min" if lower_is_better(name.rpartition("/")[2]) else "max"
+    direction: Literal["max", "min"] = "min" if lower_is_better(name.rpartition("/")[2]) else "max"
     asked = asked or Objective(metric=name, direction=direction)
     return (asked, *(objective for objective in own if objective != asked))
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.evaluation.comparison.numbers import difference, percent_text
-from pipelines.evaluation.comparison.tables import Entry, Row, Table
+from pipelines.evaluation.comparison.tables import Entry, Kind, Row, Table
 from pipelines.evaluation.paper import PaperColumn, benchmark_title
 from tuning.report.ablation import Ablation, AblationRow
 from tuning.report.importance import Importance, Share
@@ -28,7 +28,7 @@ def trials_table(
         values = [_value(trial, objective) for objective in objectives]
         chosen = [_chosen(trial.parameters, name) for name in parameters]
         best = place == 0 and trial.value(objectives[0].metric) is not None
-        kind = "ours" if best else "trivial" if trial.status in ("failed", "waiting") else ""
+        kind: Kind = "ours" if best else "trivial" if trial.status in ("failed", "waiting") else ""
         rows.append(Row(str(trial.number), (status, Entry(f"{trial.steps:,}"), *values, *chosen), kind=kind))
     return Table(head, tuple(rows))
 
@@ -63,7 +63,7 @@ def settings_table(
         missing = len(setting.trials) - len(setting.finished)
         seeds = Entry(str(len(setting.finished)), f"{missing} more did not finish" if missing else "")
         spreads = [setting.spread(objective) for objective in objectives]
-        kind = "ours" if place == 0 and spreads[0] else ""
+        kind: Kind = "ours" if place == 0 and spreads[0] else ""
         rows.append(Row(str(place + 1), (*chosen, seeds, *(Entry(_spread(s)) for s in spreads)), kind=kind))
     return Table(head, tuple(rows))
 
@@ -113,7 +113,7 @@ def ablation_table(ablation: Ablation) -> Table:
         numbers = [entry for i in columns for entry in _beside(row, i, ablation.table.columns[i].number)]
         missing = row.trials - row.seeds
         seeds = Entry(str(row.seeds) if row.trials else "–", f"{missing} more did not finish" if missing else "")
-        kind = "ours" if row.seeds else "paper"
+        kind: Kind = "ours" if row.seeds else "paper"
         rows.append(Row(first, (*map(Entry, rest), Entry(row.data or "own"), *numbers, seeds), kind=kind))
     return Table(head, tuple(rows))
 
