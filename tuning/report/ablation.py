@@ -13,7 +13,6 @@ from pipelines.evaluation.result import Result
 from pipelines.recipe import Recipe
 from tuning.report.outcome import Setting, Spread, spread
 from tuning.results import Trial
-from tuning.study import shown_value
 
 
 def _pooling(recipe: Recipe) -> str:
@@ -63,7 +62,8 @@ _SETTINGS = {
     "text start": _Told(_text_start, frozenset({"model.text.pretrained", "model.text.dense"})),
     "patches left out": _Told(_patches_left_out, frozenset({"model.image.patch_dropout", "model.image.image_size"})),
 }
-_ABSENT = "not set"
+_ABSENT = object()
+"""Is the value of a parameter whose condition does not hold."""
 _DATA = {"cc12m": "CC-12M", "hqitp": "HQITP-134M"}
 """What the paper's rows call the data, by what a recipe's places and names have in them."""
 
@@ -127,9 +127,9 @@ def find_ablation(settings: Sequence[Setting], numbers_of: Callable[[Trial], Tri
     varied, tables = _varied(settings), []
     for table in paper_tables():
         names = list(dict.fromkeys(name for row in table.rows for name in row.settings))
-        if names and all(name in _SETTINGS for name in names) and varied <= _fields(names):
+        if names and all(name in _SETTINGS for name in names) and _vary(varied, names):
             tables.append((table, names))
-    if not varied or not tables:
+    if not tables:
         return None
     numbers = {trial.number: numbers_of(trial) for setting in settings for trial in setting.trials}
     known = {number: found for number, found in numbers.items() if found is not None}
@@ -143,12 +143,15 @@ def _varied(settings: Sequence[Setting]) -> set[str]:
     names = {name for setting in settings for name in setting.parameters}
     if len(settings) == 1:
         return names
-    values = {name: {shown_value(setting.parameters.get(name, _ABSENT)) for setting in settings} for name in names}
+    values = {name: {repr(setting.parameters.get(name, _ABSENT)) for setting in settings} for name in names}
     return {name for name, some in values.items() if len(some) > 1}
 
 
-def _fields(names: Iterable[str]) -> set[str]:
-    return {"data.url", "train.steps"}.union(*(_SETTINGS[name].fields for name in names))
+def _vary(varied: set[str], names: Iterable[str]) -> bool:
+    """Whether settings of these names are what varies, perhaps on several datasets, each with steps of its own."""
+    fields = {"data.url"}.union(*(_SETTINGS[name].fields for name in names))
+    steps = {"train.steps"} if "data.url" in varied else set()
+    return bool(varied & fields) and varied <= fields | steps
 
 
 def _rows(

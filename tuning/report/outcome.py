@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from tuning.results import Trial
-from tuning.study import Objective, shown_value
+from tuning.study import Objective
 
 SEED = "seed"
 STATUS = {"stopped": "stopped early"}
@@ -58,7 +58,7 @@ def settings(trials: Sequence[Trial], objective: Objective) -> list[Setting]:
     """Trials by what they have in common but for the seed, the best mean first, those without any last."""
     groups: dict[tuple[tuple[str, str], ...], list[Trial]] = {}
     for trial in trials:
-        alike = tuple(sorted((name, shown_value(value)) for name, value in trial.parameters.items() if name != SEED))
+        alike = tuple(sorted((name, repr(value)) for name, value in trial.parameters.items() if name != SEED))
         groups.setdefault(alike, []).append(trial)
     found = [Setting(_without_seed(group[0].parameters), tuple(group)) for group in groups.values()]
 

@@ -36,7 +36,6 @@ class Drawn:
 class Gallery:
     """Pictures as each of the trials answers them, or why there are none."""
 
-    question: str
     pictures: tuple[tuple[Drawn, ...], ...]
     why_none: str = ""
 
@@ -48,19 +47,19 @@ def draw_trials(runs: Sequence[tuple[int, RunFolder]], count: int, console: Cons
     there without them.
     """
     if not count:
-        return Gallery("", (), "pictures were not asked for")
+        return Gallery((), "pictures were not asked for")
     try:
         drawn = []
         for done, (number, run) in enumerate(runs):
-            question, answers = _draw(number, run, count)
-            drawn.append(answers)
+            drawn.append(_draw(number, run, count))
             console.count("trials drawn", done + 1, len(runs))
+        console.clear()
     except (ValueError, OSError, pa.ArrowException) as error:
-        return Gallery("", (), _sentence(error))
-    return Gallery(question, tuple(zip(*drawn, strict=True)))
+        return Gallery((), _sentence(error))
+    return Gallery(tuple(zip(*drawn, strict=True)))
 
 
-def _draw(number: int, run: RunFolder, count: int) -> tuple[str, list[Drawn]]:
+def _draw(number: int, run: RunFolder, count: int) -> list[Drawn]:
     from pipelines.evaluation.benchmarks import open_parts
     from pipelines.evaluation.units import Measurer, Task
     from pipelines.targets import FoundModel
@@ -80,7 +79,7 @@ def _draw(number: int, run: RunFolder, count: int) -> tuple[str, list[Drawn]]:
     measurer = Measurer(Task(model, protocol, (part,), config.batch_size))
     positions = [i * total // min(count, total) for i in range(min(count, total))]
     drawn = measurer.draw(0, table, positions)
-    return table, [Drawn(number, steps[-1], *drawn[position]) for position in positions]
+    return [Drawn(number, steps[-1], *drawn[position]) for position in positions]
 
 
 def _asked(parts: Sequence[Part]) -> Part:

@@ -144,5 +144,6 @@ def _numbers(results: StudyResults, trial: Trial) -> TrialNumbers | None:
         return None
     from pipelines.evaluation.subject import newest_results
 
-    evaluated = [result for _, result in newest_results(run)]
+    found = newest_results(run)
+    evaluated = [result for folder, result in found if folder.path.endswith(f"/{result.benchmark}")]  # the usual way
     return trial_numbers(trial, run.read_recipe(), results.study.base_recipe, evaluated)
