@@ -42,7 +42,9 @@ class Watch(Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial begins or goes on."""
-        self._board.started(self._records.start(trial.config["number"]))
+        before = self._records.trials[trial.config["number"]]
+        again = before.status == "running" or before.steps > 0
+        self._board.started(self._records.start(before.number), again)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
