@@ -16,7 +16,7 @@ _ON_TERMINAL = 10
 
 TRIALS = (
     "The best first. A number is the last that the trial reported; where an earlier one was better, it stands below. "
-    "Trials that were stopped early have the numbers of the step that they came to."
+    "Trials that were stopped early have those of their last validation."
 )
 CURVES = (
     "A line a trial; the best is thick. A dot ends a trial that ran to its end or still runs, a cross one that was "
