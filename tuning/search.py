@@ -135,10 +135,10 @@ def _search(study: Study, records: TrialRecords, search: Search, console: Consol
     tracker = _parent_run(study, records.folder) if base.tracking.enabled else None
     ended = "FAILED"
     try:
-        with ray_session(base.scaling, runs_at_once(study)):
+        with quiet_tune(console) as tune_folder, ray_session(base.scaling, runs_at_once(study)):
             for recipe in largest_recipes(study):
                 check_resources(recipe)
-            status = _tune(study, records, search, tracker, console)
+            status = _tune(study, records, search, tracker, console, tune_folder)
         ended = "FINISHED" if status == "finished" else "KILLED"
         return status
     except KeyboardInterrupt:
@@ -159,7 +159,9 @@ def _parent_run(study: Study, folder: Location) -> Tracker:
     return tracker
 
 
-def _tune(study: Study, records: TrialRecords, search: Search, tracker: Tracker | None, console: Console) -> str:
+def _tune(
+    study: Study, records: TrialRecords, search: Search, tracker: Tracker | None, console: Console, tune_folder: str
+) -> str:
     """Have Ray Tune run the trials that are left; how it ended."""
     places = find_places(study)
     flags = start_stop_flags()
@@ -178,7 +180,7 @@ def _tune(study: Study, records: TrialRecords, search: Search, tracker: Tracker 
     over = [trial for trial in records.trials.values() if trial.is_over]
     count, parent = search.left, tracker.run_id if tracker else None
     console.line(_opening(study, records, count, places))
-    with stop_on_signal(lambda: _ask_to_stop(watch, console)), quiet_tune(console) as tune_folder:
+    with stop_on_signal(lambda: _ask_to_stop(watch, console)):
         tune.Tuner(
             tune.with_resources(tune.with_parameters(run_trial, stop_flags=flags, mlflow_parent=parent), places.driver),
             tune_config=tune.TuneConfig(
