@@ -41,14 +41,16 @@ def _add_submit(actions: Any) -> None:
         actions, "submit", _submit, "run a clippy command on a Ray cluster, with the code and recipes of this folder"
     )
     command.usage = "clippy cluster submit [options] -- COMMAND ..."
-    command.epilog = "Example: clippy cluster submit --address http://head:8265 -- train my-recipe.yaml train.steps=500"
+    command.epilog = "Example: clippy cluster submit --address http://head:8265 -- train shapes train.steps=500"
     command.add_argument(
         "words", metavar="COMMAND", nargs=argparse.REMAINDER, help="train, tune, evaluate, data import, data index, ..."
     )
     command.add_argument(
         "--env", action="append", default=[], metavar="NAME", help="pass on this variable of the environment; repeat"
     )
-    command.add_argument("--follow", action=argparse.BooleanOptionalAction, help="print its log; default: on a terminal")
+    command.add_argument(
+        "--follow", action=argparse.BooleanOptionalAction, help="print its log; default: on a terminal"
+    )
     how = command.add_mutually_exclusive_group()
     how.add_argument(
         "--no-install", action="store_true", help="the cluster's nodes have clippy and all it needs; install nothing"
@@ -88,12 +90,12 @@ def _submit(options: argparse.Namespace) -> int:
     console, environment = Console(), read_environment(options.env)
     if not 0 < options.max_mib <= MOST_MIB:
         raise ValueError(f"--max-mib: must be above 0 and at most {MOST_MIB:g} (got {options.max_mib:g})")
-    package = None if options.image else _package(options, submission, console)
     _check_image(options, submission)
     server = _connect(options)
     if not (server.is_local or options.allow_local_paths):
         submission.check_places()
     _check_cluster(server, submission, options.autoscaling, console)
+    package = None if options.image else _package(options, submission, console)
     install = [] if server.is_local or options.no_install or options.image else requirements(Path.cwd())
     report: dict[str, Any] = {"address": server.url, "command": ["clippy", *submission.words]}
     report |= {"package": package.as_dict() if package else None}
@@ -159,7 +161,7 @@ def _check_cluster(server: JobServer, submission: Submission, autoscaling: bool,
 def _follow(
     server: JobServer, name: str, hints: str, console: Console, as_json: bool, report: dict[str, Any] | None = None
 ) -> int:
-    """Print the log until the job is over; the exit code is 0 if it succeeded, 1 if it failed, 130 if it was stopped."""
+    """Print the log until the job is over; the exit code is 0 if it succeeded, 1 if it failed, 130 if stopped."""
     from cluster.jobs import follow
 
     try:

@@ -199,7 +199,9 @@ def follow(server: JobServer, name: str, write: Callable[[str], None]) -> Job:
         except (OSError, RuntimeError, ValueError) as error:
             left -= 1
             if not left:
-                raise ValueError(f"lost the job server at {server.url}; the job may go on ({_first_line(error)})") from None
+                raise ValueError(
+                    f"lost the job server at {server.url}; the job may go on ({_first_line(error)})"
+                ) from None
         time.sleep(1)
 
 

@@ -193,7 +193,8 @@ def _in_environment(folder: Path, name: str) -> bool:
 
 
 def _is_secret(path: Path, name: str) -> bool:
-    if _matches(name, _SECRETS) and not _matches(path.name, _NO_SECRETS):
+    folder, _, last = name.rpartition("/")
+    if _matches(folder, _SECRETS) or (_matches(last, _SECRETS) and not _matches(last, _NO_SECRETS)):
         return True
     if path.stat().st_size > _LOOKED_INTO_BYTES:
         return False

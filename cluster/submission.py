@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,15 @@ _HOW_TOLD = {
     "data index": "nothing",  # needs no Ray
 }
 """By command, how it is told to use the cluster that it runs on: a recipe's field, or ``--ray-address``."""
+_PLACES = {
+    "evaluate": {
+        **{"checkpoint": "CHECKPOINT", "data": "--data", "decoder": "--decoder", "out": "--out"},
+        "mlflow_uri": "--mlflow-uri",
+    },
+    "data import": {"source": "SOURCE", "dest": "DEST"},
+    "data index": {"url": "URL"},
+}
+"""By command, the arguments that name where it reads and writes."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +87,7 @@ def read_command(words: Sequence[str]) -> Submission:
     if name == "tune":
         return Submission(tuple(_with_fields(words, options, _ON_THE_CLUSTER)))
     told = ["--ray-address", "auto"] if how == "option" else []
-    return _other(words, _named_places(name, options), told)
+    return _other(words, options, _PLACES[name], told)
 
 
 def _training(words: list[str], options: argparse.Namespace) -> Submission:
@@ -92,34 +103,18 @@ def _quickstart(words: list[str], options: argparse.Namespace) -> Submission:
     from cluster.quickstart import quickstart_recipe
 
     recipe = quickstart_recipe(options.out, options.overrides)
-    told = _with_fields(words, options, _ON_THE_CLUSTER)
-    told = _replaced(told, options.out, _absolute(options.out))
-    if not any(word.startswith("--out") for word in told):
-        told += ["--out", _absolute(options.out)]
+    told = [*_with_fields(words, options, _ON_THE_CLUSTER), "--out", _absolute(options.out)]  # the last one counts
     return Submission(tuple(told), recipe, (), {"--out": options.out} if _is_local(options.out) else {})
 
 
-def _other(words: list[str], named: Mapping[str, str | None], told: list[str]) -> Submission:
-    local = {name: place for name, place in named.items() if place and _is_local(place)}
-    for place in local.values():
-        words = _replaced(words, place, _absolute(place))
+def _other(words: list[str], options: argparse.Namespace, named: Mapping[str, str], told: list[str]) -> Submission:
+    local = {}
+    for attribute, name in named.items():
+        place = getattr(options, attribute)
+        if place and _is_local(place) and (name != "CHECKPOINT" or os.path.exists(place)):  # or it is a hub's name
+            local[name] = place
+            words = _replaced(words, attribute, place, _absolute(place))
     return Submission((*words, *told), None, (), local)
-
-
-def _named_places(name: str, options: argparse.Namespace) -> dict[str, str | None]:
-    """Where the command reads and writes, by option."""
-    if name == "data index":
-        return {"URL": options.url}
-    if name == "data import":
-        return {"SOURCE": options.source, "DEST": options.dest}
-    model = options.checkpoint if options.checkpoint and os.path.exists(options.checkpoint) else None  # or a hub's name
-    return {
-        "CHECKPOINT": model,
-        "--data": options.data,
-        "--decoder": options.decoder,
-        "--out": options.out,
-        "--mlflow-uri": options.mlflow_uri,
-    }
 
 
 def _local_places(recipe: Recipe) -> dict[str, str]:
@@ -160,12 +155,17 @@ def _with_fields(words: list[str], options: Any, fields: list[str]) -> list[str]
     return [*words[:at], *fields, *words[at:]]
 
 
-def _replaced(words: list[str], before: str, after: str) -> list[str]:
-    """The words with one value in place of another, as a word of its own or behind an option's equals sign."""
-    return [
-        after if word == before else word.replace(f"={before}", f"={after}") if word.endswith(f"={before}") else word
-        for word in words
-    ]
+def _replaced(words: list[str], attribute: str, before: str, after: str) -> list[str]:
+    """The words with another value for an argument; the parser tells it from other words that are alike."""
+    from cluster.cli import build_parser
+
+    for at, word in enumerate(words):
+        if word == before or word.endswith(f"={before}"):
+            changed = [*words[:at], word.removesuffix(before) + after, *words[at + 1 :]]
+            with suppress(SystemExit), redirect_stderr(io.StringIO()):
+                if getattr(build_parser().parse_args(changed), attribute) == after:
+                    return changed
+    return words
 
 
 def _is_local(place: str) -> bool:
