@@ -89,13 +89,13 @@ class JobServer:
         from ray.exceptions import AuthenticationError
         from ray.job_submission import JobSubmissionClient
 
-        with _told("RAY_API_SERVER_ADDRESS", self.url):  # or RAY_ADDRESS would have the last word
-            client = JobSubmissionClient(self.url, headers=dict(self._headers))
         try:
+            with _told("RAY_API_SERVER_ADDRESS", self.url):  # or RAY_ADDRESS would have the last word
+                client = JobSubmissionClient(self.url, headers=dict(self._headers))
             yield client
         except AuthenticationError:
             raise ValueError(self._unauthorised(403)) from None
-        except requests.RequestException as error:
+        except (requests.RequestException, ConnectionError) as error:
             raise ValueError(self._unreachable(error)) from None
 
     def _get(self, path: str) -> dict[str, Any]:

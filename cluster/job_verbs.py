@@ -150,12 +150,12 @@ def _check_cluster(server: JobServer, submission: Submission, autoscaling: bool,
     if submission.recipe is None:
         return
     try:
-        remedy = "have more nodes started first, or add --autoscaling where the cluster adds them itself"
+        remedy = "have more nodes started first" + ("" if autoscaling else " (--autoscaling: the cluster adds them)")
         check_demand(submission.recipe, resources, {}, f"the cluster at {server.url}", remedy)
     except ValueError as error:
-        if not (autoscaling or server.has_autoscaler()):
+        if not autoscaling:
             raise
-        console.line(f"note: {error}; the job waits for the nodes that the cluster's autoscaler adds")
+        console.line(f"note: {error}; with --autoscaling, the job waits for nodes that the cluster adds")
 
 
 def _follow(

@@ -95,7 +95,7 @@ def submit(
                     metadata={_COMMAND: "clippy " + shlex.join(submission.words)},
                 )
             except RuntimeError as error:
-                raise ValueError(f"the cluster refused the job: {_first_line(error)}") from None
+                raise ValueError(f"the cluster refused the job: {_last_line(error)}") from None
     return name
 
 
@@ -150,7 +150,9 @@ def find_job(server: JobServer, name: str) -> Job:
     with server.client() as client:
         try:
             return _job(client.get_job_info(name))
-        except RuntimeError:
+        except RuntimeError as error:
+            if "404" not in str(error):
+                raise ValueError(f"the cluster cannot tell of {name}: {_last_line(error)}") from None
             raise ValueError(f"JOB: the cluster knows no job {name!r}; see: clippy cluster list") from None
 
 
@@ -200,7 +202,7 @@ def follow(server: JobServer, name: str, write: Callable[[str], None]) -> Job:
             left -= 1
             if not left:
                 raise ValueError(
-                    f"lost the job server at {server.url}; the job may go on ({_first_line(error)})"
+                    f"lost the job server at {server.url}; the job may go on ({_last_line(error)})"
                 ) from None
         time.sleep(1)
 
@@ -226,7 +228,7 @@ def _job(details: Any) -> Job:
     )
 
 
-def _first_line(error: BaseException) -> str:
+def _last_line(error: BaseException) -> str:
     """Ray answers with a traceback, whose last line says what is wrong."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1].rstrip(".") if lines else type(error).__name__

@@ -97,13 +97,14 @@ def start_local_cluster(nodes: int, cpus_per_node: int, progress: Callable[[str]
 
     progress("starting the head")
     head = ["--head", f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"]
-    head += ["--include-dashboard=true", "--num-cpus=0", f"--temp-dir={scratch}"]
+    head += ["--include-dashboard=true", "--num-cpus=0", "--num-gpus=0", f"--temp-dir={scratch}"]
     head += ["--disable-usage-stats", f"--ray-client-server-port={_free_port()}"]
     try:
         start("head", *head)
         _wait(lambda: _alive(url, token) == 1, "the head did not come up")
         for number in range(1, nodes + 1):
-            start(f"node-{number}", f"--address={ray_address}", f"--num-cpus={cpus_per_node}")
+            gpus = [] if number == 1 else ["--num-gpus=0"]  # the first has those of the machine
+            start(f"node-{number}", f"--address={ray_address}", f"--num-cpus={cpus_per_node}", *gpus)
         progress(f"waiting for {nodes} nodes")
         _wait(lambda: _alive(url, token) == nodes + 1, "not all nodes came up")
     except BaseException:
@@ -165,7 +166,8 @@ def _environment(token_file: Path) -> dict[str, str]:
 def _start_node(scratch: Path, environment: Mapping[str, str], name: str, memory: int, *arguments: str) -> int:
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--node-ip-address=127.0.0.1"]
     command += [f"--node-name={name}-of-{scratch}", f"--object-store-memory={memory}"]
-    command += [f"--dashboard-agent-listen-port={_free_port()}", *arguments]
+    command += [f"--dashboard-agent-listen-port={_free_port()}", "--min-worker-port=0", "--max-worker-port=0"]
+    command += arguments
     with open(scratch / f"{name}.log", "wb") as log:
         process = subprocess.Popen(
             command,
