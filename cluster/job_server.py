@@ -97,6 +97,8 @@ class JobServer:
             raise ValueError(self._unauthorised(403)) from None
         except (requests.RequestException, ConnectionError) as error:
             raise ValueError(self._unreachable(error)) from None
+        except RuntimeError as error:  # a status code and what the server says, often with a traceback
+            raise ValueError(f"the cluster at {self._shown} refused: {last_line(error)}") from None
 
     def _get(self, path: str) -> dict[str, Any]:
         import requests
@@ -191,6 +193,12 @@ def read_usage(text: str) -> dict[str, float]:
         except ValueError:
             continue  # bytes, written for people
     return used
+
+
+def last_line(error: BaseException) -> str:
+    """The last line of an error, which of a traceback is the one that says what is wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1].rstrip(".") if lines else type(error).__name__
 
 
 @contextmanager

@@ -103,7 +103,9 @@ def _submit(options: argparse.Namespace) -> int:
         print_result(report, options.json, f"would run: clippy {' '.join(submission.words)}")
         return 0
     name = submit(server, submission, package, environment=environment, install=install, image=options.image)
-    console.line(f"job {name} runs on {server.url}")
+    console.line(f"job {name} is sent to {server.url}")
+    if install:
+        console.line("the cluster installs its Python packages first, which takes minutes the first time")
     more = f" --address {options.address}" if options.address else ""
     hints = f"  follow: clippy cluster logs --follow{more} {name}\n  stop:   clippy cluster stop{more} {name}"
     follows = sys.stdout.isatty() if options.follow is None else options.follow

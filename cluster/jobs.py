@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.job_process import ENVIRONMENT_FILE, SETUP_HOOK
-from cluster.job_server import JobServer
+from cluster.job_server import JobServer, last_line
 from cluster.package import Package
 from cluster.submission import Submission
 
@@ -87,15 +87,12 @@ def submit(
             runtime_env["pip"] = {"packages": list(install), "pip_check": False}
             runtime_env["config"] = {"setup_timeout_seconds": _INSTALL_SECONDS}
         with server.client() as client:
-            try:
-                name: str = client.submit_job(
-                    entrypoint="exec python -m cluster.job_process " + shlex.join(submission.words),
-                    submission_id=f"clippy-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}",
-                    runtime_env=runtime_env,
-                    metadata={_COMMAND: "clippy " + shlex.join(submission.words)},
-                )
-            except RuntimeError as error:
-                raise ValueError(f"the cluster refused the job: {_last_line(error)}") from None
+            name: str = client.submit_job(
+                entrypoint="exec python -m cluster.job_process " + shlex.join(submission.words),
+                submission_id=f"clippy-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}",
+                runtime_env=runtime_env,
+                metadata={_COMMAND: "clippy " + shlex.join(submission.words)},
+            )
     return name
 
 
@@ -149,11 +146,14 @@ def find_job(server: JobServer, name: str) -> Job:
     """The job of that name. Raises ValueError if there is none."""
     with server.client() as client:
         try:
-            return _job(client.get_job_info(name))
+            details = client.get_job_info(name)
         except RuntimeError as error:
             if "404" not in str(error):
-                raise ValueError(f"the cluster cannot tell of {name}: {_last_line(error)}") from None
-            raise ValueError(f"JOB: the cluster knows no job {name!r}; see: clippy cluster list") from None
+                raise
+            details = None
+    if details is None or not details.submission_id:
+        raise ValueError(f"JOB: the cluster knows no job {name!r}; see: clippy cluster list")
+    return _job(details)
 
 
 def stop(server: JobServer, name: str) -> Job:
@@ -198,11 +198,11 @@ def follow(server: JobServer, name: str, write: Callable[[str], None]) -> Job:
             job = find_job(server, name)
             if job.is_over:
                 return job
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, ValueError) as error:
             left -= 1
             if not left:
                 raise ValueError(
-                    f"lost the job server at {server.url}; the job may go on ({_last_line(error)})"
+                    f"lost the job server at {server.url}; the job may go on ({last_line(error)})"
                 ) from None
         time.sleep(1)
 
@@ -226,9 +226,3 @@ def _job(details: Any) -> Job:
         started=seconds(details.start_time),
         ended=seconds(details.end_time),
     )
-
-
-def _last_line(error: BaseException) -> str:
-    """Ray answers with a traceback, whose last line says what is wrong."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1].rstrip(".") if lines else type(error).__name__

@@ -8,8 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +128,7 @@ def test_a_job_whose_node_is_killed_finishes_with_no_sample_lost(
     rest, _ = follower.communicate(timeout=30)
     assert "the job goes on" in rest
     assert follower.returncode == 130
-    job = re.search(r"job (clippy-\S+) runs on", printed)
+    job = re.search(r"job (clippy-\S+) is sent to", printed)
     assert job is not None
 
     again = setting.start("logs", "--follow", job[1])
