@@ -82,6 +82,7 @@ class JobServer:
     @contextmanager
     def client(self) -> Iterator[Any]:
         """Ray's own client, for jobs and packages. Raises ValueError for what the server refuses."""
+        import aiohttp
         import requests
 
         for name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
@@ -95,7 +96,7 @@ class JobServer:
             yield client
         except AuthenticationError:
             raise ValueError(self._unauthorised(403)) from None
-        except (requests.RequestException, ConnectionError) as error:
+        except (requests.RequestException, aiohttp.ClientError, ConnectionError) as error:
             raise ValueError(self._unreachable(error)) from None
         except RuntimeError as error:  # a status code and what the server says, often with a traceback
             raise ValueError(f"the cluster at {self._shown} refused: {last_line(error)}") from None
