@@ -23,7 +23,7 @@ _OVERRIDES = "recipe fields to set, e.g. train.steps=200 model.image.pooling=cls
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 2 for a user's mistake, 1 for a failure, 130 after Ctrl-C."""
-    options = build_parser().parse_args(arguments)
+    options = parse(arguments)
     action: Callable[[argparse.Namespace], int | None] = options.action
     try:
         with result_alone(getattr(options, "json", False)):
@@ -47,8 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """All commands and their options."""
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """What a command's words mean; argparse ends the program where they mean nothing."""
+    return _parser().parse_args(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="clippy", description="Train, evaluate and use CLIPpy, which learns where things are from captions alone."
     )

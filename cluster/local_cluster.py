@@ -16,9 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 START_SECONDS = 90
@@ -77,41 +77,26 @@ def start_local_cluster(nodes: int, cpus_per_node: int, progress: Callable[[str]
             "to have another one, run clippy cluster down first"
         )
     stop_local_cluster()  # what is left of one whose head died
-    folder = state_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)
-    token_file = folder / "token"
     token = secrets.token_hex(32)
-    _write_private(token_file, token)
-    scratch = Path(tempfile.mkdtemp(prefix="clippy-ray-", dir="/tmp"))  # short: Ray's sockets lie in it
-    port, dashboard = _free_port(), _free_port()
-    url, ray_address = f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{port}"
-    environment = _environment(token_file)
-    memory = _store_bytes(nodes + 1)
-    pids: list[int] = []
-
-    def start(name: str, *arguments: str) -> None:
-        pids.append(_start_node(scratch, environment, name, memory, *arguments))
-        cluster = LocalCluster(url, ray_address, scratch, token_file, tuple(pids), cpus_per_node)
-        _write_private(folder / "state.json", json.dumps(asdict(cluster), default=str))
-
-    progress("starting the head")
+    cluster = _new_cluster(token, cpus_per_node)
+    port, dashboard = cluster.ray_address.rpartition(":")[2], cluster.url.rpartition(":")[2]
+    memory = f"--object-store-memory={_store_bytes(nodes)}"
     head = ["--head", f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"]
-    head += ["--include-dashboard=true", "--num-cpus=0", "--num-gpus=0", f"--temp-dir={scratch}"]
-    head += ["--disable-usage-stats", f"--ray-client-server-port={_free_port()}"]
+    head += ["--include-dashboard=true", f"--temp-dir={cluster.scratch}", "--disable-usage-stats"]
+    head += ["--num-cpus=0", "--num-gpus=0", f"--ray-client-server-port={_free_port()}"]
     try:
-        start("head", *head)
-        _wait(lambda: _alive(url, token) == 1, "the head did not come up")
+        progress("starting the head")
+        cluster = _with_node(cluster, "head", [*head, f"--object-store-memory={_STORE_BYTES[0]}"])
+        _wait(cluster, lambda: _alive(cluster.url, token) == 1, "the head did not come up")
+        progress(f"starting {nodes} nodes")
         for number in range(1, nodes + 1):
-            gpus = [] if number == 1 else ["--num-gpus=0"]  # the first has those of the machine
-            start(f"node-{number}", f"--address={ray_address}", f"--num-cpus={cpus_per_node}", *gpus)
-        progress(f"waiting for {nodes} nodes")
-        _wait(lambda: _alive(url, token) == nodes + 1, "not all nodes came up")
+            arguments = [f"--address={cluster.ray_address}", f"--num-cpus={cpus_per_node}", memory]
+            arguments += [] if number == 1 else ["--num-gpus=0"]  # the first has those of the machine
+            cluster = _with_node(cluster, f"node-{number}", arguments)
+        _wait(cluster, lambda: _alive(cluster.url, token) == nodes + 1, "not all nodes came up")
     except BaseException:
         stop_local_cluster()
         raise
-    cluster = find_local_cluster()
-    assert cluster is not None
     return cluster
 
 
@@ -163,29 +148,45 @@ def _environment(token_file: Path) -> dict[str, str]:
     }
 
 
-def _start_node(scratch: Path, environment: Mapping[str, str], name: str, memory: int, *arguments: str) -> int:
+def _new_cluster(token: str, cpus_per_node: int) -> LocalCluster:
+    """One without processes yet, its token written down."""
+    folder = state_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    _write_private(folder / "token", token)
+    return LocalCluster(
+        url=f"http://127.0.0.1:{_free_port()}",
+        ray_address=f"127.0.0.1:{_free_port()}",
+        scratch=Path(tempfile.mkdtemp(prefix="clippy-ray-", dir="/tmp")),  # short: Ray's sockets lie in it
+        token_file=folder / "token",
+        pids=(),
+        cpus_per_node=cpus_per_node,
+    )
+
+
+def _with_node(cluster: LocalCluster, name: str, arguments: list[str]) -> LocalCluster:
+    """The cluster with one node more, started and remembered."""
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--node-ip-address=127.0.0.1"]
-    command += [f"--node-name={name}-of-{scratch}", f"--object-store-memory={memory}"]
-    command += [f"--dashboard-agent-listen-port={_free_port()}", "--min-worker-port=0", "--max-worker-port=0"]
-    command += arguments
-    with open(scratch / f"{name}.log", "wb") as log:
+    command += [f"--node-name={name}-of-{cluster.scratch}", f"--dashboard-agent-listen-port={_free_port()}"]
+    command += ["--min-worker-port=0", "--max-worker-port=0", *arguments]
+    with open(cluster.scratch / f"{name}.log", "wb") as log:
         process = subprocess.Popen(
             command,
-            env=dict(environment),
-            cwd=scratch,  # or the folder of whoever started it would be importable in every job
+            env=_environment(cluster.token_file),
+            cwd=cluster.scratch,  # or the folder of whoever started it would be importable in every job
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,  # Ctrl-C in this terminal is not meant for it
         )
-    return process.pid
+    grown = replace(cluster, pids=(*cluster.pids, process.pid))
+    _write_private(state_folder() / "state.json", json.dumps(asdict(grown), default=str))
+    return grown
 
 
-def _wait(is_so: Callable[[], bool], problem: str) -> None:
+def _wait(cluster: LocalCluster, is_so: Callable[[], bool], problem: str) -> None:
     deadline = time.monotonic() + START_SECONDS
     while not is_so():
-        cluster = _remembered()
-        assert cluster is not None
         if len(cluster.running()) < len(cluster.pids) or time.monotonic() > deadline:
             raise ValueError(f"--local: {problem}: {cluster.log_tail() or 'its log is empty'}")
         time.sleep(0.2)

@@ -66,14 +66,14 @@ def read_command(words: Sequence[str]) -> Submission:
 
     Raises ValueError for what cannot be submitted or is wrong by itself.
     """
-    from cluster.cli import build_parser
+    from cluster.cli import parse
 
     words = list(words)
     if words[:1] == ["clippy"]:
         words = words[1:]
     if not words:
         raise ValueError("COMMAND: say what the job runs, after --, as in: clippy cluster submit -- train shapes")
-    options = build_parser().parse_args(words)
+    options = parse(words)
     name = " ".join(words[:2]) if words[0] == "data" else words[0]
     how = _HOW_TOLD.get(name)
     if how is None or (how == "field" and not hasattr(options, "overrides")):
@@ -157,13 +157,13 @@ def _with_fields(words: list[str], options: Any, fields: list[str]) -> list[str]
 
 def _replaced(words: list[str], attribute: str, before: str, after: str) -> list[str]:
     """The words with another value for an argument; the parser tells it from other words that are alike."""
-    from cluster.cli import build_parser
+    from cluster.cli import parse
 
     for at, word in enumerate(words):
         if word == before or word.endswith(f"={before}"):
             changed = [*words[:at], word.removesuffix(before) + after, *words[at + 1 :]]
             with suppress(SystemExit), redirect_stderr(io.StringIO()):
-                if getattr(build_parser().parse_args(changed), attribute) == after:
+                if getattr(parse(changed), attribute) == after:
                     return changed
     return words
 
