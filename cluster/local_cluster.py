@@ -61,7 +61,7 @@ def state_folder() -> Path:
 def find_local_cluster() -> LocalCluster | None:
     """The cluster that was started here, if its head still runs."""
     cluster = _remembered()
-    return cluster if cluster and cluster.pids[0] in cluster.running() else None
+    return cluster if cluster and set(cluster.pids[:1]) & set(cluster.running()) else None
 
 
 def start_local_cluster(nodes: int, cpus_per_node: int, progress: Callable[[str], None]) -> LocalCluster:
