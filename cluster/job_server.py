@@ -84,12 +84,11 @@ class JobServer:
         """Ray's own client, for jobs and packages. Raises ValueError for what the server refuses."""
         import aiohttp
         import requests
-
-        for name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
-            logging.getLogger(name).setLevel(logging.ERROR)
         from ray.exceptions import AuthenticationError
         from ray.job_submission import JobSubmissionClient
 
+        for name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         try:
             with _told("RAY_API_SERVER_ADDRESS", self.url):  # or RAY_ADDRESS would have the last word
                 client = JobSubmissionClient(self.url, headers=dict(self._headers))

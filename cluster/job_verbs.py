@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -100,7 +101,7 @@ def _submit(options: argparse.Namespace) -> int:
     report: dict[str, Any] = {"address": server.url, "command": ["clippy", *submission.words]}
     report |= {"package": package.as_dict() if package else None}
     if options.dry_run:
-        print_result(report, options.json, f"would run: clippy {' '.join(submission.words)}")
+        print_result(report, options.json, f"would run: clippy {shlex.join(submission.words)}")
         return 0
     name = submit(server, submission, package, environment=environment, install=install, image=options.image)
     console.line(f"job {name} is sent to {server.url}")
