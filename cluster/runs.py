@@ -48,7 +48,7 @@ def _add_common(command: Any) -> None:
 
 
 def _place(options: argparse.Namespace) -> Location:
-    from pipelines.recipe import StorageConfig
+    from pipelines.sections import StorageConfig
     from pipelines.storage import locate
 
     overrides = [f"storage_options.{option}" for option in options.storage_option]

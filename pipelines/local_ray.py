@@ -8,7 +8,8 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from pipelines.recipe import Recipe, ScalingConfig
+from pipelines.recipe import Recipe
+from pipelines.sections import ScalingConfig
 
 _DATA_CPUS = 2
 """Logical CPUs beyond the workers' that reading and decoding need to make progress."""

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import validation
+from pipelines.credentials import without_credentials
 from pipelines.mlflow_outbox import MOST_POINTS, Outbox, Points, Request, first_line, may_pass, summary
-from pipelines.recipe import Recipe, without_credentials
+from pipelines.recipe import Recipe
 from pipelines.run_folder import RUN_FILE, RunFolder
 from pipelines.samples import Dataset, Source
 from pipelines.storage import locate
