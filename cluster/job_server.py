@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from cluster.local_cluster import find_local_cluster
+from pipelines.credentials import without_credentials
 
 _SECONDS = 10
 """So long the server may take for a small answer."""
@@ -47,8 +47,7 @@ class JobServer:
 
     @property
     def _shown(self) -> str:
-        host = urlsplit(self.url).netloc
-        return self.url.replace(host, host.rpartition("@")[2], 1)
+        return without_credentials(self.url)
 
     def check_version(self) -> None:
         """Raises ValueError where the cluster's Ray is not the one that this program is for."""

@@ -185,7 +185,9 @@ def test_a_job_that_fails_says_why(setting: Setting) -> None:
     failing = setting.start("submit", "--follow", "--", "data", "index", "/no/such/folder")
     printed, _ = failing.communicate(timeout=240)
     assert failing.returncode == 1, printed
-    assert re.search(r"^clippy: job \S+ failed: clippy: data.url: /no/such/folder does not exist", printed, re.MULTILINE)
+    assert re.search(
+        r"^clippy: job \S+ failed: clippy: data.url: /no/such/folder does not exist", printed, re.MULTILINE
+    )
 
 
 @pytest.mark.parametrize(
