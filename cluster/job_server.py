@@ -15,10 +15,6 @@ from pipelines.credentials import without_credentials
 
 _SECONDS = 10
 """So long the server may take for a small answer."""
-ADDRESS_HELP = (
-    "the cluster's job server, as http://HOST:8265; default: RAY_API_SERVER_ADDRESS, RAY_ADDRESS, or what clippy "
-    "cluster up --local started"
-)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.job_server import ADDRESS_HELP
 from cluster.package import DEFAULT_MIB, MOST_MIB
 from cluster.verbs import add_json, columns, print_result, table, verb
 
@@ -77,7 +76,12 @@ def _add_submit(actions: Any) -> None:
 
 
 def _add_common(command: Any) -> None:
-    command.add_argument("--address", metavar="URL", help=ADDRESS_HELP)
+    command.add_argument(
+        "--address",
+        metavar="URL",
+        help="the cluster's job server, as http://HOST:8265; default: RAY_API_SERVER_ADDRESS, RAY_ADDRESS, or what "
+        "clippy cluster up --local started",
+    )
     add_json(command)
 
 
