@@ -54,7 +54,7 @@ class Job:
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
-        told = {"job": self.name, "status": self.status, "command": self.command}
+        told: dict[str, Any] = {"job": self.name, "status": self.status, "command": self.command}
         told |= {"started": self.started, "ended": self.ended}
         return told | ({"error": self.error} if self.status == "FAILED" else {})
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import stat
 import subprocess
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zipfile import ZipInfo
 
 DEFAULT_MIB = 50.0
 MOST_MIB = 95.0
@@ -96,7 +98,9 @@ class Package:
 
     def write(self, file: Path, more: Mapping[str, bytes] | None = None) -> None:
         """As a zip, the same bytes for the same files; ``more`` are further files, that only their owner may read."""
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        from zipfile import ZIP_DEFLATED, ZipFile
+
+        with ZipFile(file, "w", ZIP_DEFLATED) as archive:
             for name in sorted(self.sizes):
                 path = self.folder / name
                 mode = 0o755 if path.stat().st_mode & stat.S_IXUSR else 0o644
@@ -128,10 +132,12 @@ def find_package(folder: Path, exclude: Sequence[str] = (), include: Sequence[st
     return Package(folder, sizes, tuple(sorted(withheld)), ignored_by)
 
 
-def _entry(name: str, mode: int) -> zipfile.ZipInfo:
-    entry = zipfile.ZipInfo(name)  # as of 1980: the same files make the same package
+def _entry(name: str, mode: int) -> ZipInfo:
+    from zipfile import ZIP_DEFLATED, ZipInfo
+
+    entry = ZipInfo(name)  # as of 1980: the same files make the same package
     entry.external_attr = (stat.S_IFREG | mode) << 16
-    entry.compress_type = zipfile.ZIP_DEFLATED
+    entry.compress_type = ZIP_DEFLATED
     return entry
 
 
