@@ -100,7 +100,7 @@ def _training(words: list[str], options: argparse.Namespace) -> Submission:
 
 
 def _tuning(words: list[str], options: argparse.Namespace) -> Submission:
-    from tuning.study import load_study  # type: ignore[import-not-found, unused-ignore]
+    from tuning.study import load_study  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
     base: Recipe = load_study(options.study, options.overrides).base_recipe
     files = (_inside(options.study),) if Path(options.study).suffix in (".yaml", ".yml") else ()
