@@ -158,9 +158,11 @@ def test_a_job_whose_node_is_killed_finishes_with_no_sample_lost(
     )
     assert details.json()["status"] == "SUCCEEDED"
     assert SECRET not in details.text
-    for log in Path(setting.told["logs"]).rglob("*.*"):
-        if log.is_file() and "runtime_resources" not in log.parts:
-            assert SECRET.encode() not in log.read_bytes(), log
+    for file in Path(setting.told["logs"]).rglob("*"):
+        if file.name == "environment.json":
+            assert file.stat().st_mode & 0o777 == 0o600
+        elif file.is_file():
+            assert SECRET.encode() not in file.read_bytes(), file
 
 
 def test_a_job_that_is_stopped_saves_first(setting: Setting, shapes: Path, tmp_path: Path) -> None:
