@@ -38,7 +38,8 @@ _SECRETS = (
     *("token", "*.token", "auth_token*", "*_token", "*-token", "hf_token*", "passwords.*", "*.passwd"),
     *(".aws", ".ssh", ".gnupg", ".azure", ".gcloud", ".kube", ".docker"),
 )
-_NO_SECRETS = ("*.example", "*.sample", "*.template", "*.pub")
+_NO_SECRETS = ("*.example", "*.sample", "*.template", "*.pub", "*.py", "*.pyi", "*.md")
+"""Of code such as credentials.py, what it holds tells, not how it is called."""
 _PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----(\\n|\r?\n)\s*[A-Za-z0-9+/=]{16}")
 _LOOKED_INTO_BYTES = 1 << 20
 _SHOWN = 5
