@@ -78,7 +78,8 @@ class Package:
         """Two or three lines."""
         from pipelines.inspection.units import bytes_text
 
-        lines = [f"package: {len(self.sizes)} files, {bytes_text(self.total_bytes)} ({self.ignored_by})"]
+        files = f"{len(self.sizes)} file{'s' * (len(self.sizes) != 1)}"
+        lines = [f"package: {files}, {bytes_text(self.total_bytes)} ({self.ignored_by})"]
         lines.append(f"  largest: {_listed(self.largest())}" if self.sizes else "  nothing to send")
         if self.withheld:
             more = f", and {len(self.withheld) - _SHOWN} more" if len(self.withheld) > _SHOWN else ""
