@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cluster.planning import add_plan_verb
+from cluster.rendering import add_render_verb
 
 
 def add_cluster_verbs(verbs: Any) -> None:
@@ -12,3 +13,4 @@ def add_cluster_verbs(verbs: Any) -> None:
         title="commands", metavar="COMMAND", required=True
     )
     add_plan_verb(actions)
+    add_render_verb(actions)

@@ -85,7 +85,7 @@ def check_resources(recipe: Recipe) -> None:
         offered[name] = max(amount, offered.get(name, 0))
     address = recipe.scaling.ray_address
     where = "this machine" if address is None else f"the cluster at {address}"
-    for name, parts in _needed(recipe).items():
+    for name, parts in needed_resources(recipe).items():
         if sum(parts.values()) > offered.get(name, 0):
             who = " and ".join(who for who, amount in parts.items() if amount)
             needed, has = sum(parts.values()), offered.get(name, 0)
@@ -104,7 +104,7 @@ def _check_one_worker(scaling: ScalingConfig, where: str) -> None:
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    wanted = _each(scaling)
+    wanted = worker_resources(scaling)
     if not any(all(node.get(name, 0) >= amount for name, amount in wanted.items()) for node in nodes):
         asked = ", ".join(f"{amount:g} {name}" for name, amount in wanted.items())
         offered = ", ".join(f"{max(node.get(name, 0) for node in nodes):g} {name}" for name in wanted)
@@ -114,11 +114,11 @@ def _check_one_worker(scaling: ScalingConfig, where: str) -> None:
         )
 
 
-def _needed(recipe: Recipe) -> dict[str, dict[str, float]]:
+def needed_resources(recipe: Recipe) -> dict[str, dict[str, float]]:
     """By resource, what the fewest workers that the run goes on with, decoding and validation need."""
     scaling, validated = recipe.scaling, recipe.eval.resources if recipe.eval.every else {}
     workers, decoders = scaling.min_workers, scaling.decode_cores or 1
-    each = _each(scaling)
+    each = worker_resources(scaling)
     return {
         name: {
             f"{workers} worker{'s' * (workers > 1)}": each.get(name, 0) * workers,
@@ -129,6 +129,6 @@ def _needed(recipe: Recipe) -> dict[str, dict[str, float]]:
     }
 
 
-def _each(scaling: ScalingConfig) -> dict[str, float]:
+def worker_resources(scaling: ScalingConfig) -> dict[str, float]:
     """What a worker needs."""
     return ({"GPU": 1.0} if scaling.use_gpu else {}) | scaling.resources_per_worker
