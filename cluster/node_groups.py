@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import ceil, floor
 from typing import Literal
@@ -10,7 +10,7 @@ from typing import Literal
 from clippy.config import nearest
 from cluster.capacity.hardware import Hardware
 from cluster.spec import ClusterSpec, NodesSpec, WorkersSpec
-from pipelines.local_ray import needed_resources, worker_resources
+from pipelines.local_ray import check_demand
 from pipelines.recipe import Recipe
 
 Platform = Literal["kuberay", "aws", "gcp"]
@@ -159,7 +159,7 @@ def _fixed(group: NodeGroup, spec: ClusterSpec) -> NodeGroup:
 
 
 def _of_a_worker(recipe: Recipe) -> dict[str, float]:
-    needed = worker_resources(recipe.scaling)
+    needed = recipe.scaling.worker_resources
     if unknown := needed.keys() - _KNOWN:
         raise ValueError(
             f"scaling.resources_per_worker: {', '.join(sorted(unknown))}: nodes are made with CPU, GPU and memory alone; "
@@ -236,7 +236,8 @@ def _size(
 
 
 def _workers_on_a_node(each: Mapping[str, float], node: Mapping[str, float]) -> int:
-    return min(floor(node[name] / amount + 1e-9) for name, amount in each.items() if amount)
+    """A worker that asks for nothing fits any number of times."""
+    return min((floor(node[name] / amount + 1e-9) for name, amount in each.items() if amount), default=10**6)
 
 
 def _named(resources: Mapping[str, float]) -> str:
@@ -254,20 +255,9 @@ def _check_workers(recipe: Recipe, told: WorkersSpec, fitting: int) -> None:
 
 def _check_demand(recipe: Recipe, groups: NodeGroups) -> None:
     """What a run itself would refuse to start with."""
-    for name, parts in needed_resources(recipe).items():
-        offered = sum(group.max_nodes * group.resources.get(name, 0.0) for group in groups.workers)
-        needed = sum(parts.values())
-        if needed > offered:
-            who = " and ".join(who for who, amount in parts.items() if amount)
-            field = "training.max_nodes" if name == "GPU" else "decode.max_nodes"
-            raise ValueError(
-                f"{field}: {who} need {needed:g} {name}, and {_counted(groups.workers)} have {offered:g}; raise it, or "
-                "lower scaling.num_workers"
-            )
-
-
-def _counted(groups: Iterable[NodeGroup]) -> str:
-    return " and ".join(f"{group.max_nodes} {group.name} nodes" for group in groups)
+    nodes = [group.resources for group in groups.workers for _ in range(group.max_nodes)]
+    counted = " and ".join(f"{group.max_nodes} {group.name} nodes" for group in groups.workers)
+    check_demand(recipe, nodes, {}, f"a cluster of {counted}", "raise max_nodes of the group")
 
 
 def _check_object_store(recipe: Recipe, groups: NodeGroups) -> None:

@@ -80,11 +80,15 @@ def heading(recipe: Recipe, spec: ClusterSpec, cloud: Cloud, file: str) -> list[
 
 
 def _check(spec: ClusterSpec, cloud: Cloud) -> None:
-    only = {"secrets": spec.secrets, "queue": spec.queue, "volumes": spec.volumes, "token_secret": spec.token_secret}
-    if told := [name for name, value in only.items() if value]:
+    fields = ("secrets", "queue", "volumes", "token_secret", "image_pull_secret")
+    told = [name for name in fields if getattr(spec, name)]
+    groups = {"head": spec.head, "decode": spec.decode, "training": spec.training}
+    told += [f"{name}.node_selector" for name, group in groups.items() if group.node_selector]
+    told += [f"{name}.tolerations" for name, group in groups.items() if group.tolerations]
+    if told:
         raise ValueError(
-            f"{', '.join(told)}: are Kubernetes', and ray up starts machines; leave them out, and give the machines a "
-            "service_account for the object store"
+            f"{', '.join(told)}: means something on Kubernetes, and ray up starts machines; leave it out (for the object "
+            "store, give the machines a service_account)"
         )
     if not spec.autoscales:
         raise ValueError("autoscaler.enabled: ray up starts workers by its autoscaler; leave it on")

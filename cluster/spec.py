@@ -35,7 +35,8 @@ class NodesSpec(Section):
     """Nodes of one kind: pods on Kubernetes, machines with ``ray up``."""
 
     machine: str | None = None
-    """Machine type, such as m7i.16xlarge; null is the usual one of ``cluster/capacity/hardware.yaml``."""
+    """Machine type, such as m7i.16xlarge; null is the usual one of ``cluster/capacity/hardware.yaml``. On Kubernetes pods
+    are cut to its size, and ``node_selector`` says where they go."""
     cpus: int | None = Field(None, gt=0)
     """Of a node; null is what the recipe needs, or nearly all of the machine's."""
     memory_gib: float | None = Field(None, gt=0)
@@ -238,4 +239,3 @@ def load_spec(file: str | None, overrides: Sequence[str] = ()) -> ClusterSpec:
     if file is None:
         return ClusterSpec.build("cluster", {}, overrides)
     return ClusterSpec.load(file, read_text(Path(file)), overrides)
-
