@@ -162,8 +162,8 @@ def _of_a_worker(recipe: Recipe) -> dict[str, float]:
     needed = recipe.scaling.worker_resources
     if unknown := needed.keys() - _KNOWN:
         raise ValueError(
-            f"scaling.resources_per_worker: {', '.join(sorted(unknown))}: nodes are made with CPU, GPU and memory alone; "
-            "leave it out"
+            f"scaling.resources_per_worker: {', '.join(sorted(unknown))}: nodes are made with CPU, GPU and memory "
+            "alone; leave it out"
         )
     return {"CPU": 0.0, "GPU": 0.0, "memory": 0.0} | needed
 

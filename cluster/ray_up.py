@@ -19,7 +19,9 @@ _TOKEN = "/home/ray/.ray/auth_token"
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 _CLIENTS = {"aws": "boto3", "gcp": "google-api-python-client"}
 """What Ray's autoscaler calls the cloud with; its images have it."""
-_LIMITS = "ulimit -n 65536; export RAY_USAGE_STATS_ENABLED=0;"
+_START = "ulimit -n 65536; export RAY_USAGE_STATS_ENABLED=0; ray start"
+_HEAD_START = f"{_START} --head --port=6379 --autoscaling-config=~/ray_bootstrap_config.yaml --dashboard-host=127.0.0.1"
+_WORKER_START = f"{_START} --address=$RAY_HEAD_IP:6379"
 
 
 def ray_up(recipe: Recipe, spec: ClusterSpec, groups: NodeGroups, cloud: Cloud) -> Config:
@@ -47,10 +49,9 @@ def ray_up(recipe: Recipe, spec: ClusterSpec, groups: NodeGroups, cloud: Cloud) 
         "worker_setup_commands": [],
         "head_start_ray_commands": [
             "ray stop",
-            f"{_LIMITS} ray start --head --port=6379 --autoscaling-config=~/ray_bootstrap_config.yaml "
-            f"--dashboard-host=127.0.0.1 --object-store-memory={groups.head.object_store_bytes}",
+            f"{_HEAD_START} --object-store-memory={groups.head.object_store_bytes}",
         ],
-        "worker_start_ray_commands": ["ray stop", f"{_LIMITS} ray start --address=$RAY_HEAD_IP:6379"],
+        "worker_start_ray_commands": ["ray stop", _WORKER_START],
     }
 
 
@@ -61,9 +62,7 @@ def heading(recipe: Recipe, spec: ClusterSpec, cloud: Cloud, file: str) -> list[
         if spec.service_account
         else "The workers have no account for the object store: cluster.service_account gives them one."
     )
-    image = [
-        "Ray chooses the machine image, whose driver may be older than torch wants: cluster.cloud.machine_image names one."
-    ]
+    image = ["Ray's own machine image may have a driver too old for torch: cluster.cloud.machine_image names another."]
     return [
         f"A cluster for {recipe.name}, started by ray up on {cloud}.",
         "Written by clippy cluster render ray-up: change the spec and render again.",
@@ -87,8 +86,8 @@ def _check(spec: ClusterSpec, cloud: Cloud) -> None:
     told += [f"{name}.tolerations" for name, group in groups.items() if group.tolerations]
     if told:
         raise ValueError(
-            f"{', '.join(told)}: means something on Kubernetes, and ray up starts machines; leave it out (for the object "
-            "store, give the machines a service_account)"
+            f"{', '.join(told)}: means something on Kubernetes, and ray up starts machines; leave it out (for the "
+            "object store, give the machines a service_account)"
         )
     if not spec.autoscales:
         raise ValueError("autoscaler.enabled: ray up starts workers by its autoscaler; leave it on")

@@ -35,8 +35,8 @@ class NodesSpec(Section):
     """Nodes of one kind: pods on Kubernetes, machines with ``ray up``."""
 
     machine: str | None = None
-    """Machine type, such as m7i.16xlarge; null is the usual one of ``cluster/capacity/hardware.yaml``. On Kubernetes pods
-    are cut to its size, and ``node_selector`` says where they go."""
+    """Machine type, such as m7i.16xlarge; null is the usual one of ``cluster/capacity/hardware.yaml``. On Kubernetes
+    pods are cut to its size, and ``node_selector`` says where they go."""
     cpus: int | None = Field(None, gt=0)
     """Of a node; null is what the recipe needs, or nearly all of the machine's."""
     memory_gib: float | None = Field(None, gt=0)
@@ -133,8 +133,8 @@ class ClusterSpec(Section):
     image_pull_secret: str | None = None
     namespace: str = "default"
     service_account: str | None = None
-    """With the right to read and write the object store: a ServiceAccount on Kubernetes, an instance profile on AWS, the
-    e-mail of a service account on Google Cloud."""
+    """With the right to read and write the object store: a ServiceAccount on Kubernetes, an instance profile on AWS,
+    the e-mail of a service account on Google Cloud."""
     token_secret: str | None = None
     """Secret whose ``auth_token`` is Ray's token; null has KubeRay make one for each cluster."""
     secrets: dict[str, str] = Field(default_factory=dict)
@@ -179,7 +179,7 @@ class ClusterSpec(Section):
         wrong = [name for name, reference in secrets.items() if not _REFERENCE.fullmatch(reference)]
         if wrong:
             raise ValueError(
-                f"{', '.join(wrong)}: must name a Kubernetes Secret and its key as SECRET/KEY, not hold the secret itself"
+                f"{', '.join(wrong)}: must name a Kubernetes Secret and its key as SECRET/KEY, not hold the secret"
             )
         return secrets
 

@@ -18,7 +18,7 @@ from cluster.manifests import as_yaml
 from cluster.node_groups import plan_groups
 from cluster.spec import RAY_VERSION, ClusterSpec
 from pipelines.recipe import load_recipe
-from tests.cluster.rendered import ELASTIC, ON_CPUS, ON_GPUS, PLACES, QUEUED, Command
+from tests.cluster.rendered import ELASTIC, ON_CPUS, ON_GPUS, QUEUED, Command
 
 ROOT = Path(__file__).parents[2]
 TARGETS = (("kuberay",), ("kuberay", "--standing"), ("ray-up", "--cloud", "aws"))
