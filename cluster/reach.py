@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from clippy.config import ConfigError
 from cluster.spec import ClusterSpec
@@ -17,10 +18,16 @@ def check_places(recipe: Recipe, spec: ClusterSpec) -> None:
         for name, value in recipe.flat().items()
         if isinstance(value, str) and has_credentials(value)
     ]
+    shared = "or the absolute path below a volume of cluster.volumes"
     problems += [
         f"{name}: {place!r} is a folder of one machine, which a cluster's nodes do not share; give a URL such as "
-        "s3://bucket/folder, or the absolute path below a volume of cluster.volumes"
+        f"s3://bucket/folder, {shared}"
         for name, place in _places(recipe)
+        if not _is_shared(place, spec)
+    ]
+    problems += [
+        f"{name}: {place!r} is a file or folder of one machine; give a name of the Hugging Face hub, {shared}"
+        for name, place in _weights(recipe)
         if not _is_shared(place, spec)
     ]
     if recipe.tracking.enabled and recipe.tracking.uri is None and "MLFLOW_TRACKING_URI" not in spec.environment:
@@ -45,6 +52,15 @@ def _places(recipe: Recipe) -> Iterator[tuple[str, str]]:
     yield "storage.url", recipe.storage.url
     if recipe.tracking.enabled and recipe.tracking.uri and recipe.tracking.uri.startswith("sqlite:///"):
         yield "tracking.uri", recipe.tracking.uri.removeprefix("sqlite:///")
+
+
+def _weights(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Fields that name files of other people's models here, rather than a name of a hub."""
+    image, text = recipe.model.image, recipe.model.text
+    named = {"image.pretrained": image.pretrained, "text.pretrained": text.pretrained, "text.tokenizer": text.tokenizer}
+    for name, place in named.items():
+        if isinstance(place, str) and (place.startswith(("/", ".", "~")) or Path(place).exists()):
+            yield f"model.{name}", place
 
 
 def _is_shared(place: str, spec: ClusterSpec) -> bool:
