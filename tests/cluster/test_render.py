@@ -72,6 +72,10 @@ def test_a_secret_is_refused_and_shown_nowhere(
             "'/mnt/shared' is a folder",
         ),
         (
+            (*ON_GPUS, "model.text.pretrained=/models/t5"),
+            "'/models/t5' is a file or folder of one machine; give a name",
+        ),
+        (
             (*ON_GPUS, "cluster.training.gpus=4"),
             "training.gpus (from the command line): no such field; did you mean 'gpu'",
         ),

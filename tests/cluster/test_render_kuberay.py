@@ -12,6 +12,8 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from ray.autoscaler._private.kuberay import autoscaling_config
+from ray.autoscaler._private.util import validate_config
 
 from cluster.spec import RAY_VERSION
 from pipelines.recipe import Recipe
@@ -143,6 +145,21 @@ def test_nodes_follow_from_the_recipe(clippy_command: Command) -> None:
     assert groups["decode"]["replicas"] * 60 + 182 - 8 >= 900  # cores of the first training node are there too
     assert cluster["enableInTreeAutoscaling"] is True
     assert cluster["autoscalerOptions"]["version"] == "v2"
+
+
+@pytest.mark.parametrize("options", [ON_CPUS, ELASTIC, OWN_NODES], ids=["cpus", "elastic", "own nodes"])
+def test_rays_autoscaler_reads_the_same_nodes_from_it(clippy_command: Command, options: Any) -> None:
+    cluster = render(clippy_command, "kuberay", *options, "--standing")[1][0]
+    config = autoscaling_config._derive_autoscaling_config_from_ray_cr(cluster)
+    validate_config(config)
+    nodes = config["available_node_types"]
+    assert nodes.pop(config["head_node_type"])["resources"]["CPU"] == 0
+    for group in cluster["workerGroupSpecs"]:
+        limits, node = group["template"]["spec"]["containers"][0]["resources"]["limits"], nodes[group["groupName"]]
+        assert node["resources"]["CPU"] == int(limits["cpu"])
+        assert node["resources"].get("GPU", 0) == int(limits.get("nvidia.com/gpu", 0))
+        assert node["resources"]["memory"] > 2 * int(group["rayStartParams"]["object-store-memory"])
+        assert (node["min_workers"], node["max_workers"]) == (group["minReplicas"], group["maxReplicas"])
 
 
 def test_a_queued_job_waits_and_does_not_scale(clippy_command: Command) -> None:
