@@ -72,10 +72,9 @@ def _read(options: argparse.Namespace, platform: Platform) -> tuple[Recipe, Clus
 def _write(options: argparse.Namespace, documents: Sequence[dict[str, Any]], heading: Sequence[str]) -> None:
     from cluster.manifests import as_yaml
 
-    text, files = as_yaml(documents, heading), []
-    if options.out is not None:
+    text, files = as_yaml(documents, heading).rstrip(), [options.out] if options.out is not None else []
+    if files:
         from pipelines.storage import locate
 
-        locate(options.out).write_text(text)
-        files = [options.out]
-    print_result({"files": files, "manifests": documents}, options.json, "\n".join(files) or text.rstrip())
+        locate(options.out).write_text(f"{text}\n")
+    print_result({"files": files, "manifests": documents}, options.json, "\n".join(files) or text)

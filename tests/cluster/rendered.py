@@ -30,8 +30,13 @@ OWN_NODES = (
 
 
 def render(command: Command, *arguments: str) -> tuple[str, list[dict[str, Any]]]:
-    """What ``clippy cluster render`` writes, as text and, by ``--json``, as values."""
-    written = command("cluster", "render", *arguments)
-    assert written.returncode == 0, written.stderr
-    values = command("cluster", "render", *arguments, "--json")
-    return written.stdout, json.loads(values.stdout)["manifests"]
+    """What ``clippy cluster render`` writes, as text and, by ``--json``, as values; each command is run once."""
+    if arguments not in _RENDERED:
+        written = command("cluster", "render", *arguments)
+        assert written.returncode == 0, written.stderr
+        _RENDERED[arguments] = written.stdout, command("cluster", "render", *arguments, "--json").stdout
+    text, values = _RENDERED[arguments]
+    return text, json.loads(values)["manifests"]
+
+
+_RENDERED: dict[tuple[str, ...], tuple[str, str]] = {}
