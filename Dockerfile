@@ -7,6 +7,8 @@ ARG RAY_VERSION=2.60.0
 ARG PLATFORM=cu128
 FROM rayproject/ray:${RAY_VERSION}-py311-${PLATFORM}
 
+# Made by Ray's user, as whom the image goes on: a folder that WORKDIR makes may be root's.
+RUN mkdir /home/ray/clippy-on-ray
 WORKDIR /home/ray/clippy-on-ray
 
 # What changes seldom first. The constraints keep Ray at the version of the image.
