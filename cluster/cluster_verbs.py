@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from cluster.job_verbs import add_job_verbs
+from cluster.local_verbs import add_local_verbs
 from cluster.planning import add_plan_verb
 
 
@@ -12,3 +14,5 @@ def add_cluster_verbs(verbs: Any) -> None:
         title="commands", metavar="COMMAND", required=True
     )
     add_plan_verb(actions)
+    add_job_verbs(actions)
+    add_local_verbs(actions)
