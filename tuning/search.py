@@ -22,8 +22,8 @@ from ray.tune.execution import class_cache
 
 from clippy.config import ConfigError, flatten
 from pipelines.console import Console
+from pipelines.credentials import without_credentials
 from pipelines.local_ray import check_resources, ray_session
-from pipelines.recipe import without_credentials
 from pipelines.run_folder import RECIPE_FILE, RunFolder
 from pipelines.storage import Location, locate
 from pipelines.summary import TrainingError
