@@ -37,9 +37,9 @@ def write_data_card(inspection: Inspection, out: str) -> str:
     """Write the page to file or URL ``out``, and return where it lies. It is below 3 MB whatever the dataset holds."""
     page = locate(out)
     name = inspection.url.rstrip("/").rsplit("/", 1)[-1] or inspection.url
-    style = files("pipelines.inspection").joinpath("data_card.css").readtext(encoding="utf-8")
+    style = files("pipelines.inspection").joinpath("data_card.css").read_text(encoding="utf-8")
     body = "\n".join([_header(inspection, name), _tiles(inspection), *_sections(inspection)])
-    page.writetext(web_page(f"{name}: data card", style, body))
+    page.write_text(web_page(f"{name}: data card", style, body))
     return page.url
 
 
