@@ -35,7 +35,7 @@ from servers import BUCKET, clean_up_when_terminated, serve_folder, storage_opti
 from storage_proxy import read_counts, start_proxy
 
 from pipelines.console import Console
-from pipelines.recipe import DatasetConfig
+from pipelines.sections import DatasetConfig
 
 GROUPS = 39
 IMAGE_SIZE = 224

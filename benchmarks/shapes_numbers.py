@@ -19,8 +19,8 @@ from clippy.maskclip import MaskCLIP
 from clippy.model import CLIPpy
 from pipelines.evaluate import measure_here
 from pipelines.evaluation.protocol import choose_protocol
-from pipelines.recipe import EvalConfig
 from pipelines.scenes import CLASSES
+from pipelines.sections import EvalConfig
 from pipelines.shapes import TEMPLATES
 from pipelines.storage import locate
 

@@ -24,22 +24,19 @@ from torch import Tensor
 
 from clippy import images, inference
 from clippy.draw import Pixels
-from clippy.last_attention import attention_masks, class_attention, last_attention, require_class_attention
+from clippy.last_attention import attention_masks, class_attention
 from clippy.load import AnyModel
-from clippy.maskclip import MaskCLIP, key_smoothing, prompt_denoising, read_keys
+from clippy.maskclip import read_keys
 from clippy.model import CLIPpy
 from clippy.readout import GroupOptions, SegmentOptions, View
 from clippy.refine import label_refined
+from clippy.scoring import check_options, embed_patches, encoder_of, score_factors, shown_pixels
 from clippy.segmentation import BACKGROUND, Segmentation
 from clippy.upsampling import best_probability, label_pixels
-from clippy.windows import windowed_patches
 from clippy.words import TEMPLATES, check_words
 
 Picture = str | Path | bytes | Pixels | Image.Image
 """A file's path or bytes, uint8 (H, W, 3), or a picture of Pillow's; stored orientation is applied."""
-
-MAX_PROPORTION = 8
-"""A panorama longer than so many times its short side is squeezed to that for the model; the result is not."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +108,13 @@ def segment_picture(
     options.check_words(len(words.embeddings_CD))
     check_options(model, options)
     pixels = read_pixels(picture)
-    patches_hwD, classes_KD, kept_K = _score(model, pixels, words.embeddings_CD, options)
+    images_13HW = show(model, pixels, options)
+    patches_hwD = embed_patches(encoder_of(model, options), images_13HW, model.patch_size, options)[0]
+    all_K = torch.arange(len(words.embeddings_CD), dtype=torch.int32, device=patches_hwD.device)
+    with inference.evaluation(model):
+        patches_hwD, classes_KD, kept_K = score_factors(
+            patches_hwD, words.embeddings_CD, all_K, model.logit_scale, options, lambda: read_keys(model, images_13HW)
+        )
     if options.refine:
         found_HW, probability_HW = label_refined(patches_hwD, classes_KD, pixels, model.logit_scale)
     else:
@@ -139,7 +142,7 @@ def group_picture(model: AnyModel, picture: Picture, options: GroupOptions | Non
     pixels = read_pixels(picture)
     if options.readout == "attention":
         return _group_by_attention(model, pixels, options)
-    patches_hwD = embed(model, show(model, pixels, options), model.patch_size, options)
+    patches_hwD = embed_patches(model, show(model, pixels, options), model.patch_size, options)[0]
     centres_KD = inference.group_centres(patches_hwD.flatten(0, 1), options.groups // 2, centred=True, both_signs=True)
     if options.refine:
         found_HW = label_refined(patches_hwD, centres_KD, pixels)[0].cpu().numpy()
@@ -150,48 +153,6 @@ def group_picture(model: AnyModel, picture: Picture, options: GroupOptions | Non
     rank = np.zeros(options.groups, dtype=np.int32)
     rank[largest_first] = np.arange(1, len(largest_first) + 1)
     return Segmentation(pixels, rank[found_HW], (BACKGROUND, *names))
-
-
-def check_options(model: AnyModel, options: SegmentOptions | GroupOptions, prefix: str = "") -> None:
-    """Refuse options that this model cannot follow; ``prefix`` as ``clippy.readout`` has it. Raises ValueError."""
-    options.check_model(model.image_size, model.patch_size, model.takes_one_size, prefix)
-    needed = {"maskclip": last_attention, "attention": require_class_attention}
-    if options.readout in needed:
-        try:
-            needed[options.readout](model)
-        except ValueError as error:
-            raise ValueError(f"{prefix}readout {options.readout}: {error}") from None
-
-
-def input_size(height: int, width: int, short_side: int, patch_size: int) -> tuple[int, int]:
-    """Height and width that the model sees: the short side as told, the other in proportion, both whole patches."""
-    longest = short_side * MAX_PROPORTION
-    sides = [min(side * short_side / min(height, width), longest) for side in (height, width)]
-    rows, columns = (max(1, round(side / patch_size)) * patch_size for side in sides)
-    return rows, columns
-
-
-def _score(
-    model: AnyModel, pixels: Pixels, embeddings_CD: Tensor, options: SegmentOptions
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Patches (h, w, D) and classes (K, D) whose products are the scores, and the words that the classes are, (K,)."""
-    reader = MaskCLIP(model) if options.readout == "maskclip" else model
-    images_13HW = show(model, pixels, options)
-    patches_hwD = embed(reader, images_13HW, model.patch_size, options)
-    embeddings_CD = embeddings_CD.to(patches_hwD.device)
-    kept_K = torch.arange(len(embeddings_CD), dtype=torch.int32, device=patches_hwD.device)
-    if options.prompt_denoising is None and options.key_smoothing is None:
-        return patches_hwD, embeddings_CD, kept_K
-    with inference.evaluation(model):
-        logits_1Khw = model.logit_scale * torch.einsum("hwd,cd->chw", patches_hwD, embeddings_CD)[None]
-        if options.prompt_denoising is not None:
-            kept_K = kept_K[prompt_denoising(logits_1Khw, options.prompt_denoising)[0, :, 0, 0].isfinite()]
-            logits_1Khw = logits_1Khw[:, kept_K]
-        if options.key_smoothing is None:
-            return patches_hwD, embeddings_CD[kept_K], kept_K
-        votes_1Khw = key_smoothing(logits_1Khw, read_keys(model, images_13HW), options.key_smoothing)
-    votes_hwK = F.normalize(votes_1Khw[0], p=1, dim=0).permute(1, 2, 0)  # sure patches have one vote, others many
-    return votes_hwK, torch.eye(len(kept_K), device=votes_hwK.device), kept_K
 
 
 def _group_by_attention(model: AnyModel, pixels: Pixels, options: GroupOptions) -> Segmentation:
@@ -206,25 +167,9 @@ def _group_by_attention(model: AnyModel, pixels: Pixels, options: GroupOptions) 
     return Segmentation(pixels, heads_HW.cpu().numpy(), (BACKGROUND, *names))
 
 
-def show(model: AnyModel, pixels: Pixels, options: View) -> Tensor:
+def show(model: AnyModel, pixels: Pixels, view: View) -> Tensor:
     """The picture as uint8 (1, 3, H, W) of the size that the model sees, where the model is."""
-    if model.takes_one_size and options.window is None:
-        size = (model.image_size, model.image_size)
-    else:
-        size = input_size(pixels.shape[0], pixels.shape[1], options.size or model.image_size, model.patch_size)
-    return _batch(model, images.resize(pixels, *size))
-
-
-def embed(reader: inference.Encoder, images_13HW: Tensor, patch_size: int, options: View) -> Tensor:
-    """(h, w, D) float32 vectors of the patches that cover a picture: of unit length, or means of such from windows."""
-    if options.window is None:
-        patches_1ND, grid = inference.embed_patches(reader, images_13HW)
-    else:
-        stride = options.stride or max(1, options.window // 2 // patch_size) * patch_size
-        patches_1ND, grid = windowed_patches(reader, images_13HW, options.window, stride, patch_size)
-    if not patches_1ND.isfinite().all():
-        raise ValueError("the model's patches are no finite numbers; its weights are damaged, use another checkpoint")
-    return patches_1ND[0].unflatten(0, grid)
+    return _batch(model, shown_pixels(model, pixels, view))
 
 
 def _batch(model: AnyModel, pixels: Pixels) -> Tensor:

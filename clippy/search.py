@@ -26,9 +26,10 @@ from torch import Tensor
 from clippy import inference
 from clippy.draw import Pixels, sheet, tile
 from clippy.load import AnyModel
-from clippy.pictures import Picture, embed, read_pixels, show
+from clippy.pictures import Picture, read_pixels, show
 from clippy.readout import GroupOptions, View
 from clippy.regions import Box, box_weights, pool_regions
+from clippy.scoring import embed_patches
 from clippy.words import check_texts
 
 WINDOW_SIDES = (1.0, 0.5, 0.25)
@@ -121,7 +122,7 @@ class Search:
         if self._regions is None:
             with inference.evaluation(self._model):
                 return [(None, None)], F.normalize(self._model.encode_image(images_13HW).float(), dim=-1)
-        patches_hwD = embed(self._model, images_13HW, self._model.patch_size, self._view)
+        patches_hwD = embed_patches(self._model, images_13HW, self._model.patch_size, self._view)[0]
         grid = (patches_hwD.shape[0], patches_hwD.shape[1])
         if self._regions == "windows":
             boxes = list(_windows(size, grid))

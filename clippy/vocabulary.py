@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -34,6 +35,14 @@ class ClassList:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def words_of(self, ids: Sequence[int]) -> tuple[list[str], list[int]]:
+        """The words of some classes, with the extra ones where the background is among them, and the class of each."""
+        words, classes = [self.names[i] for i in ids], list(ids)
+        if self.background is not None and self.background in classes:
+            words += self.extra_words
+            classes += [self.background] * len(self.extra_words)
+        return words, classes
 
 
 @cache

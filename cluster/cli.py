@@ -15,6 +15,7 @@ from cluster.evaluate import add_evaluate_verb
 from cluster.models import add_model_verbs
 from cluster.runs import add_runs_verbs
 from cluster.search import add_search_verb
+from cluster.tune import add_tune_verbs, with_run
 from cluster.use import add_use_verbs
 from cluster.verbs import add_json, print_result, result_alone, verb
 
@@ -23,7 +24,7 @@ _OVERRIDES = "recipe fields to set, e.g. train.steps=200 model.image.pooling=cls
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 2 for a user's mistake, 1 for a failure, 130 after Ctrl-C."""
-    options = _parser().parse_args(arguments)
+    options = parse(arguments)
     action: Callable[[argparse.Namespace], int | None] = options.action
     try:
         with result_alone(getattr(options, "json", False)):
@@ -47,6 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """What a command's words mean; argparse ends the program where they mean nothing."""
+    return _parser().parse_args(with_run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="clippy", description="Train, evaluate and use CLIPpy, which learns where things are from captions alone."
@@ -57,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     add_evaluate_verb(verbs)
     add_compare_verb(verbs)
     add_decoder_verbs(verbs)
+    add_tune_verbs(verbs)
     _add_report(verbs)
     add_runs_verbs(verbs)
     add_use_verbs(verbs)

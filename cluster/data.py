@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.verbs import add_json, print_result, table, verb
 
 if TYPE_CHECKING:
-    from pipelines.recipe import DatasetConfig
+    from pipelines.sections import DatasetConfig
 
 
 def add_data_verbs(verbs: Any) -> None:
@@ -139,7 +139,7 @@ def _data_shapes(options: argparse.Namespace) -> None:
 
 def _data_config(command: str, options: argparse.Namespace) -> DatasetConfig:
     from clippy.config import ConfigError
-    from pipelines.recipe import DatasetConfig
+    from pipelines.sections import DatasetConfig
 
     wrong = [o for o in options.overrides if not o.startswith("data.")]
     if wrong:

@@ -7,7 +7,6 @@ from typing import Any
 
 from cluster.verbs import MODEL_HELP, add_json, print_result, table, verb
 from pipelines.evaluation.names import BENCHMARKS, PAPER_SUITE
-from pipelines.evaluation.protocol import METHODS, PROTOCOLS
 
 SUITES = {"paper": PAPER_SUITE}
 
@@ -24,9 +23,9 @@ def add_evaluate_verb(verbs: Any) -> None:
     command.add_argument("--list", action="store_true", help="print benchmarks, protocols and methods")
     command.add_argument("--data", metavar="URL", help="where the benchmark lies; default: as the run's recipe says")
     command.add_argument("--split", metavar="NAME", help="default: the one that is usually measured")
-    command.add_argument("--protocol", metavar="NAME", help=f"{', '.join(PROTOCOLS)}; default: the benchmark's own")
+    command.add_argument("--protocol", metavar="NAME", help="see --list; default: the benchmark's own")
     command.add_argument(
-        "--method", default="patches", metavar="NAME", help=f"{', '.join(METHODS)}; default: the model's own patches"
+        "--method", default="patches", metavar="NAME", help="see --list; default: the model's own patches"
     )
     command.add_argument(
         "--decoder", metavar="FOLDER", help="read the patches through what clippy decoder train made, as a method"
@@ -91,6 +90,8 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _listing(as_json: bool) -> tuple[dict[str, Any], bool, str]:
+    from pipelines.evaluation.protocol import METHODS, PROTOCOLS  # whose pydantic --help does without
+
     values: dict[str, dict[str, Any]] = {
         "benchmarks": {name: benchmark.title for name, benchmark in BENCHMARKS.items()},
         "protocols": {name: protocol.model_dump(exclude_defaults=True) for name, protocol in PROTOCOLS.items()},

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from clippy.config import ConfigError
 from cluster.spec import ClusterSpec
-from pipelines.recipe import Recipe, has_credentials
+from pipelines.credentials import has_credentials
+from pipelines.recipe import Recipe
 
 
 def check_places(recipe: Recipe, spec: ClusterSpec) -> None:

@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from clippy.config import Section, read_text
-from pipelines.recipe import secret_names
+from pipelines.credentials import secret_names
 
 RAY_VERSION = version("ray")
 """Of this installation: nodes and driver of a cluster must run the same."""

@@ -198,7 +198,7 @@ def _write_segmentations(
 ) -> None:
     """Check all there is to check, then segment and write picture by picture."""
     found = _find(options.model)
-    from clippy.pictures import check_options
+    from clippy.scoring import check_options
     from pipelines.console import Console
     from pipelines.pictures import collect_pictures
     from pipelines.segmentation_files import plan_files

@@ -52,6 +52,12 @@ def table(values: dict[str, Any]) -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in values.items())
 
 
+def columns(rows: list[tuple[str, ...]]) -> str:
+    """Rows of text, columns aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
 def read_words(option: str, text: str | None) -> list[str]:
     """Words of a comma-separated list, or of the lines of ``@FILE``. Raises ValueError."""
     if text is None or not text.strip():

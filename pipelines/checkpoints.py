@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from pipelines.recipe import CheckpointConfig
+from pipelines.sections import CheckpointConfig
 from pipelines.storage import Location
 
 STATE_FILE = "state.json"

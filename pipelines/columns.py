@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.recipe import DatasetConfig
+from pipelines.sections import DatasetConfig
 
 IMAGE_NAMES = ("image", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes", "img")
 CAPTION_NAMES = ("caption", "text", "txt", "TEXT", "alt_text", "title")

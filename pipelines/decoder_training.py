@@ -27,7 +27,7 @@ from pipelines.checkpoints import checkpoint_name, checksum, committed_steps, lo
 from pipelines.console import Console
 from pipelines.mask_batches import MaskBatches
 from pipelines.optim import build_optimizer, learning_rate, set_learning_rate
-from pipelines.recipe import OptimConfig
+from pipelines.sections import OptimConfig
 from pipelines.state import OPTIMIZER_FILE, load_optimizer, optimizer_tensors
 from pipelines.storage import Location
 
@@ -48,10 +48,8 @@ class Words:
     @classmethod
     def embed(cls, model: AnyModel, classes: ClassList, learnt: list[int], templates: tuple[str, ...]) -> Words:
         """A name for each class, and for the background, if it is learnt, the words that evaluation gives it too."""
-        words, class_of_word = [classes.names[i] for i in learnt], list(range(len(learnt)))
-        if classes.background in learnt:
-            words += classes.extra_words
-            class_of_word += [learnt.index(classes.background)] * len(classes.extra_words)
+        words, stands_for = classes.words_of(learnt)
+        class_of_word = [learnt.index(i) for i in stands_for]
         embeddings_KD = inference.embed_classes(model, words, templates)
         return cls(embeddings_KD.clone(), torch.tensor(class_of_word))  # autograd takes no tensor of inference mode
 

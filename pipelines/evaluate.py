@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pipelines.columns import DataError
 from pipelines.console import Console
 from pipelines.evaluation.benchmarks import open_parts
-from pipelines.evaluation.gallery import choose_pictures, draw_pictures
+from pipelines.evaluation.gallery import Scores, choose_pictures, draw_pictures
 from pipelines.evaluation.names import BENCHMARKS
 from pipelines.evaluation.protocol import Protocol, choose_protocol
-from pipelines.evaluation.question import Findings, Part
+from pipelines.evaluation.question import Findings, Part, Row
 from pipelines.evaluation.result import Result, flat
 from pipelines.evaluation.run import Progress
 from pipelines.evaluation.subject import Subject, find_subject
 from pipelines.evaluation.tracking import track
 from pipelines.evaluation.units import Measurer, Task, units_of
 from pipelines.local_ray import ray_session
-from pipelines.recipe import EvalConfig, ScalingConfig
+from pipelines.sections import EvalConfig, ScalingConfig
 from pipelines.storage import Location, locate
 from pipelines.targets import FoundDecoder, FoundModel
 
@@ -71,8 +71,8 @@ def evaluate(request: Request, console: Console | None = None) -> Result:
         measuring, missing = time.monotonic(), progress.pictures_missing()
         progress.measure_on_ray(request.workers or scaling.max_workers, gpus, console)
         seconds = time.monotonic() - measuring
-        findings = sum_up(parts, progress)
-        drawn = draw_pictures(task, choose_pictures(parts, progress, config.pictures), folder, gpus)
+        findings, scores = sum_up(parts, progress)
+        drawn = draw_pictures(task, choose_pictures(scores, config.pictures), folder, gpus)
     result = Result(
         benchmark=benchmark,
         method=method,
@@ -153,13 +153,23 @@ def measure_here(checkpoint: Location, config: EvalConfig) -> dict[str, float]:
     return numbers
 
 
-def sum_up(parts: tuple[Part, ...], progress: Progress) -> dict[str, Findings]:
-    """What each question came to, by its table."""
-    return {
-        question.table: question.sum_up(row[question.table] for row in progress.rows(number))
-        for number, part in enumerate(parts)
-        for question in part.questions
-    }
+def sum_up(parts: tuple[Part, ...], progress: Progress) -> tuple[dict[str, Findings], Scores]:
+    """What each question came to, by its table, and the score of each picture, read in one pass."""
+    findings: dict[str, Findings] = {}
+    scores: dict[tuple[int, str], list[float | None]] = {}
+    for number, part in enumerate(parts):
+        for question in part.questions:
+            noted = scores[number, question.table] = []
+            rows = (row[question.table] for row in progress.rows(number))
+            findings[question.table] = question.sum_up(_noting(rows, noted))
+    return findings, scores
+
+
+def _noting(rows: Iterable[Row], scores: list[float | None]) -> Iterator[Row]:
+    """The rows, whose scores are noted as they pass."""
+    for row in rows:
+        scores.append(row["score"])
+        yield row
 
 
 def _open(request: Request, subject: Subject) -> tuple[EvalConfig, str, str, Protocol, tuple[Part, ...]]:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from pipelines.columns import Columns, DataError, find_columns, usable_mask
 from pipelines.manifest import Manifest, load_manifest, save_manifest
-from pipelines.recipe import DatasetConfig
+from pipelines.sections import DatasetConfig
 from pipelines.shards import footer_digest, open_shard, read_footer, read_groups, retry
 from pipelines.storage import Location, locate
 

@@ -20,7 +20,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from pipelines.columns import Columns, DataError
-from pipelines.recipe import DatasetConfig
+from pipelines.sections import DatasetConfig
 from pipelines.shards import retry
 from pipelines.storage import Location, locate
 

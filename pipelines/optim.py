@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipelines.recipe import OptimConfig
+from pipelines.sections import OptimConfig
 
 _FUSED_DEVICES = ("cpu", "cuda")
 

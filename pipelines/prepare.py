@@ -19,9 +19,10 @@ from pipelines.index import index_dataset
 from pipelines.job import Job
 from pipelines.manifest import check_shards, load_manifest
 from pipelines.plan import unit_rows
-from pipelines.recipe import DatasetConfig, Recipe
+from pipelines.recipe import Recipe
 from pipelines.run_folder import TOKENIZER_FILE, RunFolder, check_run, create_run
 from pipelines.samples import Dataset, Decoding, Source
+from pipelines.sections import DatasetConfig
 from pipelines.shards import open_shard, read_footer, read_groups
 
 VOCABULARY_CAPTIONS = 100_000

@@ -15,6 +15,7 @@ from pipelines.evaluation.subject import newest_results
 from pipelines.run_folder import SUMMARY_FILE, RunFolder
 from pipelines.storage import Location, locate
 from pipelines.timing import PHASES
+from pipelines.web_page import section, text, web_page
 
 REPORT_FILE = "report.html"
 
@@ -31,17 +32,14 @@ def write_report(run: str, out: str | None = None) -> str:
         raise ConfigError(run, ["this run has no finished step to report; go on with: clippy train"])
     page = locate(out) if out else folder.location / REPORT_FILE
     sections = [
-        _section("How it went", _facts(folder.read_json(SUMMARY_FILE), records)),
+        section("How it went", _facts(folder.read_json(SUMMARY_FILE), records)),
         *_evaluation_sections(folder),
-        _section("Curves", _curves(records)),
-        _section("Recipe", f"<pre>{escape(recipe.to_yaml())}</pre>"),
+        section("Curves", _curves(records)),
+        section("Recipe", f"<pre>{escape(recipe.to_yaml())}</pre>"),
     ]
-    page.write_text(_PAGE.format(title=escape(f"{recipe.name}: CLIPpy run"), body="\n".join(sections)))
+    title = f"{recipe.name}: CLIPpy run"
+    page.write_text(web_page(title, _STYLE, "\n".join([f"<h1>{text(title)}</h1>", *sections])))
     return page.url
-
-
-def _section(title: str, content: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>\n{content}\n</section>"
 
 
 def _facts(summary: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> str:
@@ -86,14 +84,14 @@ def _evaluation_sections(folder: RunFolder) -> list[str]:
     sections = []
     for location, result in newest_results(folder):
         step = "" if result.step is None else f" at step {result.step:,}"
-        sections.append(_section(f"Evaluation on {result.benchmark}{step}", _evaluation_tables(result)))
+        sections.append(section(f"Evaluation on {result.benchmark}{step}", _evaluation_tables(result)))
         if result.pictures:
             note = (
                 "<p>Left the picture, then what the model says, then the truth. The model was trained on pictures with "
                 "captions; it never saw a mask. Names are coloured by free words, groups are found without words.</p>"
             )
             drawn = _gallery(location / PICTURES, result.pictures)
-            sections.append(_section(f"Pictures of {result.benchmark}", note + drawn))
+            sections.append(section(f"Pictures of {result.benchmark}", note + drawn))
     return sections
 
 
@@ -174,32 +172,19 @@ def _draw_phases(axis: Any, records: Sequence[Mapping[str, Any]]) -> None:
     axis.set_title("seconds of a step", fontsize=10)
 
 
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; color: #1c1c1c; background: #fff; max-width: 1100px; margin: 2em auto;
-  padding: 0 1em; }}
-h1, h2, h3 {{ line-height: 1.2; }}
-h3 {{ margin-bottom: 0; }}
-p {{ color: #555; margin: .2em 0 .6em; max-width: 50em; }}
-table {{ border-collapse: collapse; margin-bottom: 1em; }}
-th, td {{ text-align: left; padding: .2em 1.2em .2em 0; border-bottom: 1px solid #e3e3e3; }}
-tr.ours td {{ font-weight: 600; background: #eef6fb; }}
-pre {{ background: #f6f6f6; padding: 1em; overflow-x: auto; }}
-.gallery {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(480px, 1fr)); gap: 1em; }}
-figure {{ margin: 0; }}
-figure img {{ max-width: 100%; }}
-figcaption {{ color: #777; font-size: 13px; }}
-svg {{ max-width: 100%; height: auto; }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-{body}
-</body>
-</html>
+_STYLE = """\
+body { font: 15px/1.5 system-ui, sans-serif; color: #1c1c1c; background: #fff; max-width: 1100px; margin: 2em auto;
+  padding: 0 1em; }
+h1, h2, h3 { line-height: 1.2; }
+h3 { margin-bottom: 0; }
+p { color: #555; margin: .2em 0 .6em; max-width: 50em; }
+table { border-collapse: collapse; margin-bottom: 1em; }
+th, td { text-align: left; padding: .2em 1.2em .2em 0; border-bottom: 1px solid #e3e3e3; }
+tr.ours td { font-weight: 600; background: #eef6fb; }
+pre { background: #f6f6f6; padding: 1em; overflow-x: auto; }
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(480px, 1fr)); gap: 1em; }
+figure { margin: 0; }
+figure img { max-width: 100%; }
+figcaption { color: #777; font-size: 13px; }
+svg { max-width: 100%; height: auto; }
 """

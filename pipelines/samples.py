@@ -25,7 +25,7 @@ from pipelines.columns import DataError, is_list, usable_mask
 from pipelines.layout import FILLER
 from pipelines.manifest import Manifest, changed_shard, missing_shard
 from pipelines.plan import Part, Plan, Rows
-from pipelines.recipe import DatasetConfig
+from pipelines.sections import DatasetConfig
 from pipelines.shards import footer_digest, open_shard, read_footer, read_groups
 from pipelines.storage import Location, locate
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipelines import checkpoints
 from pipelines.checkpoints import CheckpointError, checkpoint_name, checksum
-from pipelines.recipe import CheckpointConfig
+from pipelines.sections import CheckpointConfig
 from pipelines.state import Snapshot, write_snapshot
 from pipelines.storage import Location, locate
 
@@ -23,6 +23,16 @@ MOST_WAITING = 2
 _TRIES, _FIRST_PAUSE = 4, 1.0
 _PATIENCE = 600.0
 """Seconds that the first worker waits for the parts of the others."""
+_EXCUSE_PAUSE = 5.0
+"""Seconds after which a worker tries again to say that it could not write its part."""
+
+
+_EXCUSE = "could not be written"
+"""In a worker's note in place of the names of its files."""
+
+
+class PartMissing(Exception):
+    """Another worker could not write its part, and said so."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,7 @@ class CheckpointWriter:
         self._before_commit = before_commit
         self._on_saved, self._on_failed, self._on_unpruned, self._keep = on_saved, on_failed, on_unpruned, keep
         self._failed_in_row, self._last_error = 0, ""
+        self._excuses: dict[int, str] = {}
         self._snapshots: queue.Queue[Snapshot] = queue.Queue()
         threading.Thread(target=self._work, daemon=True, name="checkpoints").start()
 
@@ -97,16 +108,36 @@ class CheckpointWriter:
 
     def _work(self) -> None:
         while True:
-            snapshot = self._snapshots.get()
+            self._send_excuses()
+            try:
+                snapshot = self._snapshots.get(timeout=_EXCUSE_PAUSE if self._excuses else None)
+            except queue.Empty:
+                continue
             try:
                 self._write(snapshot)
                 self._failed_in_row = 0
             except Exception as error:  # a full disk, a storage that is away, a part that never came
                 self._failed_in_row += 1
                 self._last_error = _in_one_line(error)
-                self._on_failed(snapshot.step, self._last_error)
+                if not isinstance(error, PartMissing):  # of which the other worker told
+                    self._on_failed(snapshot.step, self._last_error)
+                if self._share.rank:
+                    self._excuses[snapshot.step] = self._last_error
             finally:
                 self._snapshots.task_done()
+
+    def _send_excuses(self) -> None:
+        """Tell the first worker of parts that it would wait for; later, where that cannot be written either."""
+        for step, reason in list(self._excuses.items()):
+            name, note = checkpoint_name(step), self._note(self._share.rank)
+            place = self._folder / name / note
+            if self._folder.is_local:
+                place = self._folder / f"{checkpoints.WRITING}{name}-{self._share.start}" / note
+            try:
+                place.write_text(json.dumps({_EXCUSE: reason}))
+            except OSError:
+                return
+            del self._excuses[step]
 
     def _write(self, snapshot: Snapshot) -> None:
         name = checkpoint_name(snapshot.step)
@@ -152,8 +183,11 @@ class CheckpointWriter:
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"worker {rank} did not write its part within {_PATIENCE:.0f} s")
                 time.sleep(0.05 if parts else 0.5)
-            files |= json.loads(_patiently(place.read_text))
+            handed_in = json.loads(_patiently(place.read_text))
             _patiently(partial(place.filesystem.delete_file, place.path))
+            if _EXCUSE in handed_in:
+                raise PartMissing(f"worker {rank}: {handed_in[_EXCUSE]}")
+            files |= handed_in
         return files
 
     def _note(self, rank: int) -> str:

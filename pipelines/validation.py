@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipelines.checkpoints import checkpoint_name, committed_steps
-from pipelines.recipe import EvalConfig
 from pipelines.run_folder import RunFolder
+from pipelines.sections import EvalConfig
 from pipelines.storage import Location
 
 VALIDATION, BEST_FILE = "validation", "best.json"

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from clippy.config import ConfigError, Section, nearest
 from cluster.capacity.hardware import packaged_datasets
-from pipelines.recipe import DatasetConfig, Recipe
+from pipelines.recipe import Recipe
+from pipelines.sections import DatasetConfig
 
 _LOOKED_AT = 256
 """Rows of an indexed dataset whose pictures and captions are looked at."""

@@ -39,6 +39,16 @@ class Example:
     attributes: Mapping[str, int] = field(default_factory=dict)
     """Further facts, such as the background that a bird stands on."""
 
+    def require_label(self) -> int:
+        """The label, for a question that is asked of benchmarks that have labels alone."""
+        assert self.label is not None, f"{self.key}: this benchmark has no labels of whole pictures"
+        return self.label
+
+    def require_mask(self) -> NDArray[np.int32]:
+        """The mask, for a question that is asked of benchmarks that have masks alone."""
+        assert self.mask is not None, f"{self.key}: this benchmark has no masks"
+        return self.mask
+
 
 class Dataset(Protocol):
     """Pictures by number. It can be pickled, and threads may read from it at once."""

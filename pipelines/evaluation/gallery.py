@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipelines.evaluation.question import Part
 from pipelines.evaluation.result import PICTURES, Picture
-from pipelines.evaluation.run import Actor, Progress, map_on_actors
+from pipelines.evaluation.run import Actor, map_on_actors
 from pipelines.evaluation.units import Measurer, Task
 from pipelines.storage import Location
 
+Scores = Mapping[tuple[int, str], Sequence[float | None]]
+"""How well each picture of a part went, by part and table, in the order of pictures."""
 _AT_ONCE = 16
 """Pictures that an actor draws in one go."""
 
@@ -29,18 +29,12 @@ class Choice:
     score: float | None
 
 
-def choose_pictures(parts: Sequence[Part], progress: Progress, number: int) -> list[Choice]:
+def choose_pictures(scores: Scores, number: int) -> list[Choice]:
     """So many of each question: a third of them the first ones, a third the best, a third the worst of the rest."""
-    return [
-        choice
-        for part in range(len(parts))
-        for question in parts[part].questions
-        for choice in _choose(part, question.table, progress, number)
-    ]
+    return [choice for (part, table), own in scores.items() for choice in _choose(part, table, own, number)]
 
 
-def _choose(part: int, table: str, progress: Progress, number: int) -> list[Choice]:
-    scores: list[float | None] = [row[table]["score"] for row in progress.rows(part)]
+def _choose(part: int, table: str, scores: Sequence[float | None], number: int) -> list[Choice]:
     first = list(range(min(number - 2 * (number // 3), len(scores))))
     scored = [(score, position) for position, score in enumerate(scores) if score is not None]
     scored = [(score, position) for score, position in scored if position not in first]
@@ -76,7 +70,7 @@ def draw_pictures(task: Task, choices: list[Choice], folder: Location, num_gpus:
         png, caption = drawn[choice.part, choice.table, choice.position]
         part = task.parts[choice.part].name
         name = f"{choice.table.replace(' ', '-')}-{part}-{choice.role}-{choice.position:06d}.png"
-        (folder / PICTURES / name).write_bytes(base64.b64decode(png))
+        (folder / PICTURES / name).write_bytes(png)
         pictures.append(Picture(name, choice.score, caption, choice.table, choice.role))
     return pictures
 
@@ -87,4 +81,4 @@ class _Drawing(Actor):
     def work(self, measurer: Measurer, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for position, (png, caption) in measurer.draw(row["part"], row["table"], row["positions"]).items():
             key = {"part": row["part"], "table": row["table"], "position": position}
-            yield key | {"png": base64.b64encode(png).decode(), "caption": caption}
+            yield key | {"png": png, "caption": caption}

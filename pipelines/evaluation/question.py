@@ -6,9 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.evaluation.dataset import Dataset, Example
+from pipelines.evaluation.dataset import VOID, Dataset, Example
 from pipelines.evaluation.reading import Features, Reader
 from pipelines.evaluation.result import Table
 
@@ -81,3 +83,10 @@ class Part:
     questions: tuple[Question, ...]
     cropped: bool = False
     """Whether the model sees the centre square, as in classification, or the whole picture in proportion."""
+
+
+def count_pairs(answers: NDArray[np.int32], truth: NDArray[np.int32]) -> list[list[int]]:
+    """[true class, answer, pixels] of the pairs that occur in a picture, void left out."""
+    counted, width = truth != VOID, int(answers.max(initial=0)) + 1
+    counts = np.bincount(truth[counted].astype(np.int64) * width + answers[counted])
+    return [[int(i) // width, int(i) % width, int(counts[i])] for i in np.flatnonzero(counts)]

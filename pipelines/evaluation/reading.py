@@ -18,10 +18,9 @@ from clippy import images, inference
 from clippy.decoder import DecodedModel, Decoder
 from clippy.last_attention import attention_masks, class_attention, require_class_attention
 from clippy.load import AnyModel
-from clippy.maskclip import MaskCLIP, read_keys
+from clippy.maskclip import read_keys
 from clippy.model import CLIPpy
-from clippy.pictures import check_options, input_size
-from clippy.windows import windowed_patches
+from clippy.scoring import check_options, embed_patches, encoder_of, shown_pixels
 from pipelines.evaluation.protocol import Protocol
 
 
@@ -32,14 +31,13 @@ class Reader:
         self, model: AnyModel, protocol: Protocol, name: str = "model", decoder: Decoder | None = None
     ) -> None:
         """``name`` names the model in messages. Raises ValueError where the two do not go together."""
-        options = protocol.segment_options()
-        options.check("protocol.")
-        check_options(model, options, "protocol.")
+        self.options = protocol.segment_options()
+        self.options.check("protocol.")
+        check_options(model, self.options, "protocol.")
         if protocol.grouping == "attention":
             require_class_attention(model)
         self.model, self.protocol, self.name = model, protocol, name
-        self.patch_size = model.patch_size
-        self._encoder: inference.Encoder = MaskCLIP(model) if protocol.readout == "maskclip" else model
+        self._encoder = encoder_of(model, self.options)
         self._scale = model.logit_scale.detach()
         if decoder is not None:
             if protocol.readout != "patches":
@@ -57,12 +55,9 @@ class Reader:
 
     def shown(self, pixels: NDArray[np.uint8], cropped: bool) -> NDArray[np.uint8]:
         """The picture as the model sees it: its centre square, or all of it in proportion."""
-        short_side = self.protocol.size or self.model.image_size
         if cropped:
-            return images.resize_and_crop(pixels, short_side)
-        if self.model.takes_one_size and self.protocol.window is None:
-            return images.resize(pixels, self.model.image_size, self.model.image_size)
-        return images.resize(pixels, *input_size(pixels.shape[0], pixels.shape[1], short_side, self.patch_size))
+            return images.resize_and_crop(pixels, self.protocol.size or self.model.image_size)
+        return shown_pixels(self.model, pixels, self.options)
 
     def embed_words(self, words: Sequence[str], templates: Sequence[str]) -> Tensor:
         """(C, D) of unit length."""
@@ -75,15 +70,7 @@ class Reader:
 
     def embed_patches(self, images_B3HW: Tensor) -> Tensor:
         """(B, h, w, D): unit vectors, or means of such where windows overlap."""
-        protocol = self.protocol
-        if protocol.window is None:
-            patches_BND, grid = inference.embed_patches(self._encoder, images_B3HW)
-        else:
-            stride = protocol.stride or max(1, protocol.window // 2 // self.patch_size) * self.patch_size
-            patches_BND, grid = windowed_patches(self._encoder, images_B3HW, protocol.window, stride, self.patch_size)
-        if not patches_BND.isfinite().all():
-            raise ValueError(f"{self.name}: patches are no finite numbers; its weights are damaged, use another model")
-        return patches_BND.unflatten(1, grid)
+        return embed_patches(self._encoder, images_B3HW, self.model.patch_size, self.options, self.name)
 
     def embed_images(self, images_B3HW: Tensor) -> Tensor:
         """(B, D) of unit length."""

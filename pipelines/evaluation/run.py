@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -119,7 +120,7 @@ def map_on_actors(
         yield row
 
 
-class Actor:
+class Actor(ABC):
     """Maps a row to rows with one copy of a task's model; a mistake that it finds is a row too, and no error of Ray."""
 
     def __init__(self, task: Task) -> None:
@@ -136,9 +137,9 @@ class Actor:
             rows = [{_MISTAKE: str(error)}]
         return pa.Table.from_pylist(rows)
 
+    @abstractmethod
     def work(self, measurer: Measurer, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """What is done."""
-        raise NotImplementedError
 
 
 _MISTAKE = "mistake"

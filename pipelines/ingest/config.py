@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from pipelines.recipe import LocationSection, _url
+from pipelines.credentials import LocationSection, checked_url
 
 Format = Literal["wds", "parquet", "csv", "tsv", "jsonl", "files"]
 
@@ -45,7 +45,7 @@ class ImportConfig(LocationSection):
     skip_broken_files: bool = False
     """Leave out, and report, a tar or Parquet file that cannot be read to its end; false stops."""
 
-    _check_urls = field_validator("source", "dest")(_url)
+    _check_urls = field_validator("source", "dest")(checked_url)
 
     def absolute(self) -> ImportConfig:
         """The same with folders of this machine as absolute paths: Ray's workers run in folders of their own."""

@@ -34,7 +34,7 @@ from pipelines.ingest.stage import StagedPart, stage_part
 from pipelines.ingest.state import SUMMARY_FILE, ImportJob, open_job, read_staged, read_summary
 from pipelines.local_ray import ray_session
 from pipelines.manifest import Manifest
-from pipelines.recipe import DatasetConfig, ScalingConfig
+from pipelines.sections import DatasetConfig, ScalingConfig
 
 REJECTS_FILE = "_rejects.parquet"
 _ITEMS = 256

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pipelines.inspection.layout import Layout
 from pipelines.inspection.sample import Sample
 from pipelines.inspection.units import bytes_text, percent
-from pipelines.recipe import DataConfig, DatasetConfig
 from pipelines.samples import VALID
+from pipelines.sections import DataConfig, DatasetConfig
 
 MAX_GROUP_ROWS = 1024
 MAX_GROUP_BYTES = 64 << 20

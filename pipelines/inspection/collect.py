@@ -14,7 +14,7 @@ from pipelines.inspection.advice import Advice, advise
 from pipelines.inspection.layout import Layout, describe_layout, find_manifest, read_footers, read_import
 from pipelines.inspection.rows import Row, pick_rows, read_rows
 from pipelines.inspection.sample import Sample, summarize
-from pipelines.recipe import DatasetConfig
+from pipelines.sections import DatasetConfig
 
 SAMPLE_ROWS = 512
 IMAGE_SIZE = 224

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from html import escape
 from importlib.resources import files
 
 import numpy as np
@@ -27,6 +25,7 @@ from pipelines.inspection.text import (
 from pipelines.inspection.units import bytes_text, share_text, short_number
 from pipelines.samples import VALID
 from pipelines.storage import locate
+from pipelines.web_page import section, text, web_page
 
 _PICTURES = 48
 _PICTURE_BYTES = 1_900_000  # in all, before base64 makes them a third longer
@@ -40,7 +39,7 @@ def write_data_card(inspection: Inspection, out: str) -> str:
     name = inspection.url.rstrip("/").rsplit("/", 1)[-1] or inspection.url
     style = files("pipelines.inspection").joinpath("data_card.css").read_text(encoding="utf-8")
     body = "\n".join([_header(inspection, name), _tiles(inspection), *_sections(inspection)])
-    page.write_text(_PAGE.format(title=_text(f"{name}: data card"), style=style, body=body))
+    page.write_text(web_page(f"{name}: data card", style, body))
     return page.url
 
 
@@ -48,51 +47,37 @@ def _sections(inspection: Inspection) -> list[str]:
     sample = inspection.sample
     charts = "".join(_chart(title, values, edge) for title, values, edge in histograms(inspection))
     sections = [
-        _section("What to change", _advice(inspection.advice, sample.image_size)),
-        _section(
+        section("What to change", _advice(inspection.advice, sample.image_size)),
+        section(
             "Contact sheet",
             _contact_sheet(inspection.rows),
             f"As training at {sample.image_size} pixels sees them: the centre of each picture. Evenly spaced "
             "through the sample, neither picked nor ordered.",
         ),
-        _section(sample_title(sample), f'<div class="charts">{charts}</div>' if charts else ""),
+        section(sample_title(sample), f'<div class="charts">{charts}</div>' if charts else ""),
         '<div class="columns">',
-        _section("Dataset", _facts(dataset_facts(inspection.layout))),
-        _section("Sample", _facts(sample_facts(inspection))),
+        section("Dataset", _facts(dataset_facts(inspection.layout))),
+        section("Sample", _facts(sample_facts(inspection))),
         "</div>",
-        _section("Failures", _failures(sample)),
-        _section("Most repeated captions", _repeated(sample)),
-        _section("Columns", _schema(inspection)),
+        section("Failures", _failures(sample)),
+        section("Most repeated captions", _repeated(sample)),
+        section("Columns", _schema(inspection)),
     ]
     if inspection.imported:
         examples = _table(
             ["key", "cause", "source", "message"],
             ([str(value or "") for value in row.values()] for row in inspection.imported.get("reject_examples", [])),
         )
-        sections.append(_section("Import", _facts(import_facts(inspection.imported)) + examples))
+        sections.append(section("Import", _facts(import_facts(inspection.imported)) + examples))
     return sections
-
-
-def _text(text: str, most: int = 300) -> str:
-    """``text`` for HTML: cut, without control characters, escaped."""
-    cut = text if len(text) <= most else f"{text[: most - 1]}…"
-    return escape("".join(" " if unicodedata.category(letter) in ("Cc", "Cs") else letter for letter in cut))
-
-
-def _section(title: str, content: str, note: str = "") -> str:
-    """A titled part of the page, nothing where it has no content."""
-    if not content:
-        return ""
-    note = f'<p class="note">{_text(note)}</p>' if note else ""
-    return f"<section><h2>{_text(title)}</h2>\n{note}{content}\n</section>"
 
 
 def _header(inspection: Inspection, name: str) -> str:
     problems = any(advice.problem for advice in inspection.advice)
     state = "problem" if problems else "consider" if inspection.advice else "fit"
     return (
-        f'<header><p class="eyebrow">Data card</p><h1>{_text(name)}</h1><p class="url">{_text(inspection.url)}</p>'
-        f'<p class="verdict {state}">{_text(verdict(inspection))}</p></header>'
+        f'<header><p class="eyebrow">Data card</p><h1>{text(name)}</h1><p class="url">{text(inspection.url)}</p>'
+        f'<p class="verdict {state}">{text(verdict(inspection))}</p></header>'
     )
 
 
@@ -115,7 +100,7 @@ def _tiles(inspection: Inspection) -> str:
         cores = f"{sample.images_per_second_per_core:,.0f} on each of {sample.cores} cores"
         tiles["images/s decoded here"] = (f"{sample.images_per_second:,.0f}", cores)
     items = "".join(
-        f"<li><b>{_text(number)}</b><span>{_text(name)}</span><small>{_text(detail)}</small></li>"
+        f"<li><b>{text(number)}</b><span>{text(name)}</span><small>{text(detail)}</small></li>"
         for name, (number, detail) in tiles.items()
     )
     return f'<ul class="tiles">{items}</ul>'
@@ -130,8 +115,8 @@ def _advice(advice: Sequence[Advice], image_size: int) -> str:
 def _one_advice(advice: Advice) -> str:
     kind = ' class="problem"' if advice.problem else ""
     mark = "<strong>Problem.</strong> " if advice.problem else ""
-    command = f"<pre>{_text(advice.command, 2000)}</pre>" if advice.command else ""
-    return f"<li{kind}><p>{mark}{_text(advice.sentence, 1000)}</p>{command}</li>"
+    command = f"<pre>{text(advice.command, 2000)}</pre>" if advice.command else ""
+    return f"<li{kind}><p>{mark}{text(advice.sentence, 1000)}</p>{command}</li>"
 
 
 def _contact_sheet(rows: Sequence[Row]) -> str:
@@ -155,8 +140,8 @@ def _figure(row: Row) -> str:
     content = base64.b64encode(row.thumbnail).decode()
     return (
         f'<figure><img alt="" loading="lazy" src="data:image/jpeg;base64,{content}">'
-        f'<figcaption title="{_text(row.key)}"><p dir="auto">{_text(captions[0], _CAPTION_LETTERS)}</p>'
-        f"<small>{_text(facts)}</small></figcaption></figure>"
+        f'<figcaption title="{text(row.key)}"><p dir="auto">{text(captions[0], _CAPTION_LETTERS)}</p>'
+        f"<small>{text(facts)}</small></figcaption></figure>"
     )
 
 
@@ -169,20 +154,20 @@ def _chart(title: str, values: Distribution, edge: Callable[[float], str]) -> st
     for i, (label, count) in enumerate(zip(labels, values.counts, strict=True)):
         length, y = max(width * count / most, 1.5 if count else 0), i * row
         bars.append(
-            f'<text x="{left - 8:.1f}" y="{y + 14}" text-anchor="end">{_text(label)}</text>'
+            f'<text x="{left - 8:.1f}" y="{y + 14}" text-anchor="end">{text(label)}</text>'
             f'<rect x="{left:.1f}" y="{y + 3}" width="{length:.1f}" height="{row - 5}" rx="2"/>'
             f'<text class="count" x="{left + length + 6:.1f}" y="{y + 14}">{count:,}</text>'
         )
     quantiles = f"median {edge(values.median)}, 5 % below {edge(values.p05)}, 5 % above {edge(values.p95)}"
     return (
-        f'<figure class="chart"><figcaption><b>{_text(title)}</b><small>{_text(quantiles)}</small></figcaption>'
-        f'<svg viewBox="0 0 370 {row * len(values.counts)}" role="img" aria-label="{_text(title)}">'
+        f'<figure class="chart"><figcaption><b>{text(title)}</b><small>{text(quantiles)}</small></figcaption>'
+        f'<svg viewBox="0 0 370 {row * len(values.counts)}" role="img" aria-label="{text(title)}">'
         f"{''.join(bars)}</svg></figure>"
     )
 
 
 def _facts(facts: Mapping[str, str]) -> str:
-    rows = "".join(f"<tr><th>{_text(name)}</th><td>{_text(value, 600)}</td></tr>" for name, value in facts.items())
+    rows = "".join(f"<tr><th>{text(name)}</th><td>{text(value, 600)}</td></tr>" for name, value in facts.items())
     return f'<div class="scroll"><table class="facts">{rows}</table></div>' if rows else ""
 
 
@@ -197,7 +182,7 @@ def _failures(sample: Sample) -> str:
 
 
 def _repeated(sample: Sample) -> str:
-    return _table(["caption", "rows"], ([text, f"{n:,}"] for text, n in sample.most_repeated_captions.items()))
+    return _table(["caption", "rows"], ([caption, f"{n:,}"] for caption, n in sample.most_repeated_captions.items()))
 
 
 def _schema(inspection: Inspection) -> str:
@@ -211,30 +196,11 @@ def _schema(inspection: Inspection) -> str:
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table, nothing where it has no rows."""
     lines = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
-    heading = "".join(f"<th>{_text(name)}</th>" for name in head)
+    heading = "".join(f"<th>{text(name)}</th>" for name in head)
     body = f"<table><thead><tr>{heading}</tr></thead><tbody>{lines}</tbody></table>"
     return f'<div class="scroll">{body}</div>' if lines else ""
 
 
-def _cell(text: str) -> str:
-    short = ' class="short"' if len(text) <= 24 else ""
-    return f'<td dir="auto"{short}>{_text(text, 1200)}</td>'
-
-
-# Captions come from strangers: they are escaped, and the policy keeps the page from running or loading anything.
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{title}</title>
-<style>
-{style}</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
+def _cell(words: str) -> str:
+    short = ' class="short"' if len(words) <= 24 else ""
+    return f'<td dir="auto"{short}>{text(words, 1200)}</td>'

@@ -17,7 +17,7 @@ from pipelines.columns import DataError
 from pipelines.index import read_manifest
 from pipelines.inspection.distribution import Distribution, distribution
 from pipelines.manifest import Manifest, load_manifest, missing_shard
-from pipelines.recipe import DatasetConfig
+from pipelines.sections import DatasetConfig
 from pipelines.shards import open_shard, read_footer
 from pipelines.storage import locate
 

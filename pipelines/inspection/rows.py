@@ -21,8 +21,8 @@ from PIL import Image
 from clippy import images
 from pipelines.columns import Columns, DataError, usable_mask
 from pipelines.manifest import Manifest, missing_shard
-from pipelines.recipe import DatasetConfig
 from pipelines.samples import VALID
+from pipelines.sections import DatasetConfig
 from pipelines.shards import retry
 from pipelines.storage import Location, locate
 

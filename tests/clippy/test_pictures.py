@@ -17,16 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from clippy import CLIPpy, images, inference
 from clippy.draw import palette
-from clippy.pictures import (
-    Vocabulary,
-    check_options,
-    classify_picture,
-    embed_words,
-    group_picture,
-    input_size,
-    segment_picture,
-)
+from clippy.pictures import Vocabulary, classify_picture, embed_words, group_picture, segment_picture
 from clippy.readout import GroupOptions, SegmentOptions
+from clippy.scoring import check_options, input_size
 from clippy.segmentation import LEGEND_ENTRIES, Segmentation
 from clippy.tokens import build_tokenizer
 from clippy.upsampling import best_and_total, best_probability, label_pixels, two_best
@@ -88,22 +81,30 @@ def two_halves(width: int, height: int, edge: int) -> np.ndarray:
     return picture
 
 
-@settings(max_examples=40, deadline=None)
-@given(
-    st.tuples(*[st.integers(1, 6)] * 2),
-    st.tuples(*[st.integers(1, 40)] * 2),
-    st.integers(2, 30),
-    st.sampled_from([1, 50, 1000, 2**25]),
-    st.integers(0, 2**16),
+any_grid_size_and_classes = given(
+    grid=st.tuples(*[st.integers(1, 6)] * 2),
+    size=st.tuples(*[st.integers(1, 40)] * 2),
+    num_classes=st.integers(2, 30),
+    max_scores=st.sampled_from([1, 50, 1000, 2**25]),
+    seed=st.integers(0, 2**16),
 )
-def test_label_pixels_equals_upsampled_argmax(
-    grid: tuple[int, int], size: tuple[int, int], num_classes: int, max_scores: int, seed: int
-) -> None:
+
+
+def random_scores(grid: tuple[int, int], size: tuple[int, int], num_classes: int, seed: int) -> tuple[Tensor, ...]:
+    """Unit patches (h, w, 4), unit classes (C, 4), and their products up-sampled, (C, H, W)."""
     generator = torch.Generator().manual_seed(seed)
     patches_hwD = F.normalize(torch.randn(*grid, 4, generator=generator), dim=-1)
     classes_CD = F.normalize(torch.randn(num_classes, 4, generator=generator), dim=-1)
     scores_Chw = torch.einsum("hwd,cd->chw", patches_hwD, classes_CD)
-    scores_CHW = F.interpolate(scores_Chw[None], size, mode="bilinear", align_corners=False)[0]
+    return patches_hwD, classes_CD, F.interpolate(scores_Chw[None], size, mode="bilinear", align_corners=False)[0]
+
+
+@settings(max_examples=40, deadline=None)
+@any_grid_size_and_classes
+def test_label_pixels_equals_upsampled_argmax(
+    grid: tuple[int, int], size: tuple[int, int], num_classes: int, max_scores: int, seed: int
+) -> None:
+    patches_hwD, classes_CD, scores_CHW = random_scores(grid, size, num_classes, seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inference, "MAX_SCORES", max_scores)
         ids_HW = label_pixels(patches_hwD, classes_CD, size)
@@ -113,21 +114,11 @@ def test_label_pixels_equals_upsampled_argmax(
 
 
 @settings(max_examples=30, deadline=None)
-@given(
-    st.tuples(*[st.integers(1, 6)] * 2),
-    st.tuples(*[st.integers(1, 40)] * 2),
-    st.integers(2, 30),
-    st.sampled_from([1, 50, 1000, 2**25]),
-    st.integers(0, 2**16),
-)
+@any_grid_size_and_classes
 def test_two_best_and_total_equal_those_of_all_scores(
     grid: tuple[int, int], size: tuple[int, int], num_classes: int, max_scores: int, seed: int
 ) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    patches_hwD = F.normalize(torch.randn(*grid, 4, generator=generator), dim=-1)
-    classes_CD = F.normalize(torch.randn(num_classes, 4, generator=generator), dim=-1)
-    scores_Chw = torch.einsum("hwd,cd->chw", patches_hwD, classes_CD)
-    scores_CHW = F.interpolate(scores_Chw[None], size, mode="bilinear", align_corners=False)[0]
+    patches_hwD, classes_CD, scores_CHW = random_scores(grid, size, num_classes, seed)
     scale = torch.tensor(30.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inference, "MAX_SCORES", max_scores)

@@ -53,7 +53,7 @@ def missing_shard(shapes: Path, folder: Path) -> list[str]:
     for file in sorted((shapes / "train").glob("0*.parquet")):
         (folder / file.name).write_bytes(file.read_bytes())
     from pipelines.index import index_dataset
-    from pipelines.recipe import DatasetConfig
+    from pipelines.sections import DatasetConfig
 
     index_dataset(DatasetConfig(url=str(folder)))
     (folder / "00001.parquet").unlink()

@@ -25,7 +25,7 @@ from pipelines.inspection.data_card import write_data_card
 from pipelines.inspection.rows import pick_rows
 from pipelines.inspection.text import as_text
 from pipelines.manifest import Manifest
-from pipelines.recipe import DatasetConfig
+from pipelines.sections import DatasetConfig
 
 
 def picture(width: int = 40, height: int = 32, seed: int = 0, format: str = "JPEG", mode: str = "RGB") -> bytes:
@@ -221,7 +221,7 @@ def test_a_huge_row_group_is_read_only_as_far_as_needed(tmp_path: Path) -> None:
     code = (
         "import sys, pyarrow as pa\n"
         "from pipelines.inspection.collect import inspect_data\n"
-        "from pipelines.recipe import DatasetConfig\n"
+        "from pipelines.sections import DatasetConfig\n"
         "found = inspect_data(DatasetConfig(url=sys.argv[1]), sample_rows=50)\n"
         "print(pa.default_memory_pool().max_memory(), found.sample.rows, *(a.name for a in found.advice))"
     )

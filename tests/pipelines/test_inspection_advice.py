@@ -17,7 +17,7 @@ from pipelines.inspection.data_card import write_data_card
 from pipelines.inspection.distribution import distribution
 from pipelines.inspection.layout import Column
 from pipelines.inspection.text import as_text
-from pipelines.recipe import DatasetConfig
+from pipelines.sections import DatasetConfig
 from tests.pipelines.test_inspect_data import advised, contents, inspect, picture, rows, write
 
 

@@ -13,7 +13,7 @@ import pytest
 from pipelines.columns import DataError
 from pipelines.index import index_dataset
 from pipelines.manifest import check_shards, load_manifest
-from pipelines.recipe import DatasetConfig
+from pipelines.sections import DatasetConfig
 
 
 def write(folder: Path, name: str, row_group_rows: int = 4, **columns: list[object] | pa.Array) -> None:

@@ -20,7 +20,8 @@ from pipelines.optim import (
     parameter_groups,
     set_learning_rate,
 )
-from pipelines.recipe import OptimConfig, load_recipe
+from pipelines.recipe import load_recipe
+from pipelines.sections import OptimConfig
 
 OPTIMIZERS = ["adamw", "lamb"]
 

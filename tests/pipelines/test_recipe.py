@@ -12,7 +12,8 @@ from clippy import CLIPpy
 from clippy.architecture import TextConfig
 from clippy.config import ConfigError
 from clippy.tokens import build_tokenizer
-from pipelines.recipe import load_recipe, recipe_names, without_credentials
+from pipelines.credentials import without_credentials
+from pipelines.recipe import load_recipe, recipe_names
 
 
 @pytest.mark.parametrize("name", recipe_names())

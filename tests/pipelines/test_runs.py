@@ -14,9 +14,10 @@ import pytest
 
 from pipelines import checkpoints, runs, validation
 from pipelines.prune import prune
-from pipelines.recipe import EvalConfig, load_recipe
+from pipelines.recipe import load_recipe
 from pipelines.run_folder import RunFolder
 from pipelines.runs import describe_run, find_runs, read_run
+from pipelines.sections import EvalConfig
 from pipelines.storage import Location, locate
 
 SAVED = "model.safetensors", "optimizer-00000-of-00002.safetensors", "optimizer-00001-of-00002.safetensors"

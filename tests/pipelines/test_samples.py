@@ -18,8 +18,8 @@ from clippy.crops import RandomResizedCrop
 from clippy.tokens import build_tokenizer
 from pipelines.columns import DataError
 from pipelines.index import index_dataset
-from pipelines.recipe import DatasetConfig
 from pipelines.samples import CAUSES, Dataset, Decoding, Source, decode_unit, read_unit
+from pipelines.sections import DatasetConfig
 
 DECODING = Decoding(16, build_tokenizer(TextConfig(tokenizer="bytes", max_tokens=12)).to_json(), 12)
 

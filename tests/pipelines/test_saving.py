@@ -20,8 +20,9 @@ from pipelines.checkpoints import CheckpointError, checkpoint_name, clear_remain
 from pipelines.console import Console
 from pipelines.job import Job
 from pipelines.prepare import prepare
-from pipelines.recipe import CheckpointConfig, load_recipe
+from pipelines.recipe import load_recipe
 from pipelines.saving import CheckpointWriter, Share
+from pipelines.sections import CheckpointConfig
 from pipelines.session import RunReporter, restore
 from pipelines.state import TrainState, load_checkpoint, take_snapshot
 from pipelines.storage import Location, locate
@@ -245,6 +246,43 @@ def test_workers_write_their_parts_and_the_first_commits(
     restored = new_state(job)
     load_checkpoint(folder / checkpoint_name(8), restored, job.source.digest)
     assert_same(trained, restored)
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("place", ["disk", "s3"])
+def test_the_first_worker_does_not_wait_for_a_part_that_will_not_come(
+    place: str, job: Job, trained: TrainState, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if place == "s3":
+        request.getfixturevalue("s3")
+    folder = locate(str(tmp_path / "parts") if place == "disk" else "s3://bucket/excused")
+    is_away, told = True, []
+
+    def flush_ledger() -> None:
+        if is_away:
+            raise OSError("storage is away")
+
+    config = CheckpointConfig(sharded=True)
+    first, second = (
+        CheckpointWriter(
+            folder,
+            config,
+            Share(rank, 2, "1", parts=True),
+            before_commit=flush_ledger if rank else lambda: None,
+            on_failed=lambda step, reason, rank=rank: told.append((rank, step, reason)),
+        )
+        for rank in (0, 1)
+    )
+    put(first, trained, job, 8, shard=0, shards=2)
+    put(second, trained, job, 8, shard=1, shards=2)
+    with pytest.raises(CheckpointError, match="PartMissing: worker 1: OSError: storage is away"):
+        first.wait()
+    assert told == [(1, 8, "OSError: storage is away")]  # once
+    is_away = False
+    put(first, trained, job, 9, shard=0, shards=2)
+    put(second, trained, job, 9, shard=1, shards=2)
+    first.wait()
+    assert committed_steps(folder) == [9]
 
 
 class Flaky(pafs.FSSpecHandler):

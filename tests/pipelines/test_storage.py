@@ -14,7 +14,7 @@ import pytest
 from pipelines import shards
 from pipelines.columns import DataError
 from pipelines.index import index_dataset
-from pipelines.recipe import DatasetConfig
+from pipelines.sections import DatasetConfig
 from pipelines.shards import open_shard, read_footer
 from pipelines.storage import locate
 

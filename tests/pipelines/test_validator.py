@@ -14,8 +14,9 @@ from pipelines.console import Console
 from pipelines.evaluation.units import Task
 from pipelines.job import Job
 from pipelines.prepare import prepare
-from pipelines.recipe import EvalConfig, load_recipe
+from pipelines.recipe import load_recipe
 from pipelines.run_folder import RunFolder
+from pipelines.sections import EvalConfig
 from pipelines.storage import locate
 from pipelines.tracking import Tracker
 from pipelines.validator import Validator

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from pipelines.evaluation.comparison.classes import ClassLine, confusion_shares
 from pipelines.evaluation.comparison.compare import BenchmarkComparison
-from pipelines.evaluation.comparison.html import text
 from pipelines.evaluation.comparison.numbers import percent, percent_text
 from pipelines.evaluation.comparison.pictures import Embedder, Shown
 from pipelines.evaluation.result import Picture, Result
+from pipelines.web_page import text
 
 MOST_BARS = 60
 """Classes that are shown one by one; of more, the best and the worst."""

@@ -1,32 +1,10 @@
-"""Pieces of the page: text, sections and tables as HTML. Everything that comes from a result goes through ``text``."""
+"""Pieces of the page: warnings and tables as HTML. Everything that comes from a result goes through ``text``."""
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from html import escape
-
 from pipelines.evaluation.comparison.numbers import Difference
 from pipelines.evaluation.comparison.tables import Entry, Row, Table
-
-
-def text(words: str, most: int = 600) -> str:
-    """``words`` for HTML: cut, without control characters, escaped."""
-    cut = words if len(words) <= most else f"{words[: most - 1]}…"
-    return escape("".join(" " if unicodedata.category(letter) in ("Cc", "Cs") else letter for letter in cut))
-
-
-def anchor(name: str) -> str:
-    """``name`` as the id of a place on the page."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "part"
-
-
-def section(title: str, content: str, note: str = "") -> str:
-    """A titled part of the page that can be linked to; nothing where it has no content."""
-    if not content:
-        return ""
-    note = f'<p class="note">{text(note)}</p>' if note else ""
-    return f'<section id="{anchor(title)}"><h2>{text(title)}</h2>\n{note}{content}\n</section>'
+from pipelines.web_page import text
 
 
 def warnings(sentences: list[str]) -> str:

@@ -13,7 +13,7 @@ from pipelines.evaluation.comparison.classes import (
     confused_pairs,
 )
 from pipelines.evaluation.comparison.compare import BenchmarkComparison, Comparison, TableComparison
-from pipelines.evaluation.comparison.html import anchor, section, table, text, warnings
+from pipelines.evaluation.comparison.html import table, warnings
 from pipelines.evaluation.comparison.pictures import Embedder, galleries
 from pipelines.evaluation.comparison.tables import (
     glance_table,
@@ -27,6 +27,7 @@ from pipelines.evaluation.comparison.tables import (
 )
 from pipelines.evaluation.comparison.words import LEGEND, NOT_IN_PAPER, RELEASED, headline, left_out_tables
 from pipelines.evaluation.paper import paper_legend, paper_source
+from pipelines.web_page import anchor, section, text, web_page
 
 MOST_PICTURE_BYTES = 12_000_000
 """Of all pictures on the page, before base64 makes them a third longer."""
@@ -48,7 +49,7 @@ def as_page(comparison: Comparison) -> str:
         *(_benchmark_section(benchmark, comparison, Embedder(share)) for benchmark in comparison.benchmarks),
     ]
     style = files("pipelines.evaluation.comparison").joinpath("page.css").read_text(encoding="utf-8")
-    return _PAGE.format(title=text(title), style=style, body="\n".join(body))
+    return web_page(title, style, "\n".join(body))
 
 
 def _contents(comparison: Comparison) -> str:
@@ -147,22 +148,3 @@ def _pictures(benchmark: BenchmarkComparison, embedder: Embedder) -> str:
     if dropped:
         parts.append(f'<p class="note">Drawings left out, missing, broken or too large for this page: {dropped:,}.</p>')
     return "".join(parts)
-
-
-# Names come from results that somebody may have sent: they are escaped, and the policy keeps the page from running or
-# loading anything.
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-{style}</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""

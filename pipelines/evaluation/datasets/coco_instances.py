@@ -9,7 +9,7 @@ from pipelines.columns import DataError
 from pipelines.evaluation.dataset import Example, Region
 from pipelines.evaluation.datasets.coco_json import CocoPicture, class_of, read_coco
 from pipelines.evaluation.datasets.coco_masks import decode_segmentation
-from pipelines.evaluation.datasets.files import Layout, first_existing, read_file
+from pipelines.evaluation.datasets.files import Layout, read_file
 from pipelines.evaluation.datasets.labels import check_size, class_ids, decode_picture
 from pipelines.storage import Location
 
@@ -26,9 +26,7 @@ annotations/instances_val2017.json
 def open_coco_instances(root: Location, split: str) -> InstancePictures:
     """Objects of 80 classes. Raises DataError."""
     folder, file = COCO_INSTANCES.find(root, f"annotations/instances_{split}2017.json")
-    pictures = first_existing(folder, f"{split}2017", f"images/{split}2017")
-    if pictures is None:
-        raise COCO_INSTANCES.missing(root, f"{split}2017")
+    pictures = COCO_INSTANCES.find_within(folder, root, f"{split}2017", f"images/{split}2017")
     fields = ("id", "category_id", "bbox", "segmentation", "iscrowd")
     return InstancePictures((folder / file).url, folder / pictures, read_coco(folder / file, fields))
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pipelines.columns import DataError
 from pipelines.evaluation.dataset import VOID, Example
 from pipelines.evaluation.datasets.coco_json import CocoPicture, class_of, read_coco
-from pipelines.evaluation.datasets.files import Layout, first_existing, read_file
+from pipelines.evaluation.datasets.files import Layout, read_file
 from pipelines.evaluation.datasets.labels import class_ids, decode_picture, decode_rgb_numbers
 from pipelines.storage import Location
 
@@ -28,12 +28,8 @@ annotations/panoptic_val2017/000000000139.png, ...     or panoptic_val2017/
 def open_coco_panoptic(root: Location, split: str) -> PanopticPictures:
     """133 classes: 80 things, then 53 kinds of stuff. Raises DataError."""
     folder, file = COCO_PANOPTIC.find(root, f"annotations/panoptic_{split}2017.json")
-    pictures = first_existing(folder, f"{split}2017", f"images/{split}2017")
-    if pictures is None:
-        raise COCO_PANOPTIC.missing(root, f"{split}2017")
-    masks = first_existing(folder, f"annotations/panoptic_{split}2017", f"panoptic_{split}2017")
-    if masks is None:
-        raise COCO_PANOPTIC.missing(root, f"annotations/panoptic_{split}2017")
+    pictures = COCO_PANOPTIC.find_within(folder, root, f"{split}2017", f"images/{split}2017")
+    masks = COCO_PANOPTIC.find_within(folder, root, f"annotations/panoptic_{split}2017", f"panoptic_{split}2017")
     described = read_coco(folder / file, ("file_name", "segments_info"))
     return PanopticPictures((folder / file).url, folder / pictures, folder / masks, described)
 

@@ -43,9 +43,7 @@ def open_coco_object(root: Location, split: str) -> MaskedPictures:
 def _open(root: Location, split: str, layout: Layout, raw: IdMap, ending: str, converted: IdMap) -> MaskedPictures:
     """With converted masks where there are any: they are what the raw ones would give."""
     folder, pictures = layout.find(root, f"{split}2017", f"images/{split}2017")
-    masks = first_existing(folder, f"stuffthingmaps/{split}2017", f"annotations/{split}2017")
-    if masks is None:
-        raise layout.missing(root, f"stuffthingmaps/{split}2017")
+    masks = layout.find_within(folder, root, f"stuffthingmaps/{split}2017", f"annotations/{split}2017")
     names = list_stems(folder / pictures, ".jpg")
     is_converted = bool(names) and first_existing(folder / masks, f"{names[0]}{ending}.png") is not None
     mask = f"{masks}/{{}}{ending}.png" if is_converted else f"{masks}/{{}}.png"

@@ -37,6 +37,16 @@ class Layout:
                 return folder, found
         raise self.missing(root, "/".join(filter(None, (self.homes[0], needed[0]))))
 
+    def find_within(self, folder: Location, root: Location, *names: str) -> str:
+        """The first of some entries that is in the benchmark's own folder below the user's ``root``.
+
+        Raises DataError, with the expected tree, where it has none of them.
+        """
+        found = first_existing(folder, *names)
+        if found is None:
+            raise self.missing(root, names[0])
+        return found
+
     def missing(self, root: Location, what: str) -> DataError:
         """The error for files that are not there."""
         tree = "\n".join(f"  {line}" for line in self.tree.strip("\n").splitlines())

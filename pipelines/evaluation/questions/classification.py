@@ -101,7 +101,7 @@ class ClassificationAnswerer:
         nearest = cosine_C.topk(min(NEAREST, len(cosine_C))).indices.tolist()
         candidates = self._question.candidates
         probability_C = (cosine_C * self._reader.scale).softmax(dim=0)
-        score = float(probability_C[candidates.index(_label_of(example))])
+        score = float(probability_C[candidates.index(example.require_label())])
         row = {"truth": example.label, "nearest": [candidates[i] for i in nearest], "score": score}
         return row | ({"backed_off": self._back_off(cosine_C)} if self._question.back_off else {})
 
@@ -124,8 +124,3 @@ class ClassificationAnswerer:
         pooled_D = features.pooled_BD[index]
         with torch.inference_mode():
             return self._classes_CD.to(pooled_D.device) @ pooled_D
-
-
-def _label_of(example: Example) -> int:
-    assert example.label is not None, f"{example.key}: this benchmark has no labels of whole pictures"
-    return example.label

@@ -20,9 +20,9 @@ from clippy.kmeans import k_means_centres
 from clippy.matching import matched_confusion
 from clippy.upsampling import label_pixels
 from clippy.vocabulary import ClassList
-from pipelines.evaluation.dataset import VOID, Example
+from pipelines.evaluation.dataset import Example
 from pipelines.evaluation.drawing import draw_ids
-from pipelines.evaluation.question import Findings, Row
+from pipelines.evaluation.question import Findings, Row, count_pairs
 from pipelines.evaluation.questions.grouping import blocks_of
 from pipelines.evaluation.reading import Features, Reader
 
@@ -107,32 +107,25 @@ class ClustersAnswerer:
 
     def measure(self, features: Features, index: int, example: Example) -> Row:
         """Pairs of class and cluster that occur; the score gives each cluster the class that it has most of here."""
-        truth = _mask_of(example)
+        truth = example.require_mask()
         blocks = blocks_of(truth.shape, len(self._classes))
         pairs = {
-            "model": _pairs(self._cluster(features, index, example), truth),
-            "position grid": _pairs(blocks.numpy().astype(np.int32), truth),
+            "model": count_pairs(self._cluster(features, index, example), truth),
+            "position grid": count_pairs(blocks.numpy().astype(np.int32), truth),
         }
         return {"pairs": pairs, "score": _purity(pairs["model"])}
 
     def draw(self, features: Features, index: int, example: Example) -> tuple[Image.Image, str]:
         """Picture, clusters and classes side by side."""
         clusters, names = self._cluster(features, index, example), self._classes.names
-        purity = _purity(_pairs(clusters, _mask_of(example)))
+        purity = _purity(count_pairs(clusters, example.require_mask()))
         caption = example.key if purity is None else f"{example.key}: purity {purity:.2f}"
         all_names = [*names, *(f"cluster {i + 1}" for i in range(len(self._centres_KD)))]
-        return draw_ids(example.pixels, clusters + len(names), _mask_of(example), all_names), caption
+        return draw_ids(example.pixels, clusters + len(names), example.require_mask(), all_names), caption
 
     def _cluster(self, features: Features, index: int, example: Example) -> Ids:
         patches_hwD = features.patches_BhwD[index]
         return label_pixels(patches_hwD, self._centres_KD, example.pixels.shape[:2]).cpu().numpy()
-
-
-def _pairs(clusters: Ids, truth: Ids) -> list[list[int]]:
-    """[class, cluster, pixels]."""
-    counted, width = truth != VOID, int(clusters.max()) + 1
-    counts = np.bincount(truth[counted].astype(np.int64) * width + clusters[counted])
-    return [[int(i) // width, int(i) % width, int(counts[i])] for i in np.flatnonzero(counts)]
 
 
 def _purity(pairs: list[list[int]]) -> float | None:
@@ -142,8 +135,3 @@ def _purity(pairs: list[list[int]]) -> float | None:
         largest[cluster] = max(largest.get(cluster, 0), count)
     total = sum(count for _, _, count in pairs)
     return sum(largest.values()) / total if total else None
-
-
-def _mask_of(example: Example) -> Ids:
-    assert example.mask is not None, f"{example.key}: this benchmark has no masks"
-    return example.mask

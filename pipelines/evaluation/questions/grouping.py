@@ -78,7 +78,7 @@ class GroupingAnswerer:
         protocol, grid = self._question.protocol, features.patches_BhwD.shape[1:3]
         seed = torch.Generator().manual_seed(zlib.crc32(example.key.encode()))  # as the picture, not as the worker
         image_13HW = features.images_B3HW[index : index + 1]
-        colours_1ND = inference.patch_colours(image_13HW, self._reader.patch_size)
+        colours_1ND = inference.patch_colours(image_13HW, self._reader.model.patch_size)
         answers = {
             "random partition": inference.random_partition(grid, protocol.groups, seed),
             "position grid": blocks_of(grid, protocol.groups),
@@ -137,8 +137,7 @@ class GroupingAnswerer:
         """(H, W): 0 is the ground."""
         if example.segments is not None:
             return example.segments
-        assert example.mask is not None, f"{example.key}: this benchmark has neither segments nor masks"
-        ground, mask = self._question.ground, example.mask
+        ground, mask = self._question.ground, example.require_mask()
         if ground is None:
             return np.where(mask == VOID, VOID, mask + 1)
         return np.where(mask == VOID, VOID, np.where(mask == ground, 0, mask + 1))

@@ -101,7 +101,7 @@ class GroupsAnswerer:
             scores_NK = features.patches_BhwD[index].flatten(0, 1) @ words_KD.T
             votes = torch.bincount(scores_NK.argmax(dim=1), minlength=2)[:2].tolist()
             nearest = int(scores_NK[:, :2].amax(dim=0).argmax())
-        truth = _label_of(example) - self._question.first_label
+        truth = example.require_label() - self._question.first_label
         patches = nearest if votes[0] == votes[1] else int(votes[1] > votes[0])
         return {
             "truth": truth,
@@ -121,8 +121,3 @@ class GroupsAnswerer:
 def _share(right: Counter[tuple[int, int]], counts: Counter[tuple[int, int]], groups: list[tuple[int, int]]) -> float:
     total = sum(counts[group] for group in groups)
     return sum(right[group] for group in groups) / total if total else math.nan
-
-
-def _label_of(example: Example) -> int:
-    assert example.label is not None, f"{example.key}: this benchmark has no labels of whole pictures"
-    return example.label

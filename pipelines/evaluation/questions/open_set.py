@@ -76,11 +76,7 @@ class KnownWords:
 
     def words(self, by_threshold: bool = False) -> tuple[list[str], NDArray[np.int64]]:
         """The words, with those that stand for the background if that is known, and the class of each."""
-        known = self.known(by_threshold)
-        words, classes = [self.classes.names[i] for i in known], list(known)
-        if self.classes.background in known:
-            words += self.classes.extra_words
-            classes += [self.classes.background] * len(self.classes.extra_words)
+        words, classes = self.classes.words_of(self.known(by_threshold))
         return words, np.array(classes)
 
     def explain(self) -> dict[str, str]:
@@ -138,23 +134,21 @@ class OpenSetPicturesAnswerer:
 
     def measure(self, features: Features, index: int, example: Example) -> Row:
         """Whether the class is known and was named, and three scores of how sure the model was."""
-        assert example.label is not None, f"{example.key}: this benchmark has no labels of whole pictures"
-        pooled_D, candidates = features.pooled_BD[index], self._question.candidates
+        label, pooled_D, candidates = example.require_label(), features.pooled_BD[index], self._question.candidates
         with torch.inference_mode():
             cosine_K = self._words_KD.to(pooled_D.device) @ pooled_D
             scale = float(self._scale)
             sure = float(maximum_probability(cosine_K, scale, dim=0))
             scores = [float(maximum_logit(cosine_K, dim=0)), sure, float(energy(cosine_K, scale, dim=0))]
-        named, is_known = candidates[int(cosine_K.argmax())], example.label in candidates
-        right = named == example.label
+        named, is_known = candidates[int(cosine_K.argmax())], label in candidates
+        right = named == label
         score = (sure if right else 0.0) if is_known else 1 - sure
         return {"known": is_known, "right": right, "named": named, "scores": scores, "score": score}
 
     def draw(self, features: Features, index: int, example: Example) -> tuple[Image.Image, str]:
         """The picture, with what it is and what it was taken for."""
         row, names = self.measure(features, index, example), self._question.words.classes.names
-        assert example.label is not None
-        truth = names[example.label] + ("" if row["known"] else " (held out)")
+        truth = names[example.require_label()] + ("" if row["known"] else " (held out)")
         cosine, probability, _ = row["scores"]
         said = f"nearest: {names[row['named']]}, cosine {cosine:.3f}, probability {probability:.2f}"
         return draw_picture(example.pixels), f"{truth}; {said}"
@@ -215,7 +209,7 @@ class OpenSetPixelsAnswerer:
 
     def draw(self, features: Features, index: int, example: Example) -> tuple[Image.Image, str]:
         """The picture, its least sure pixels, as many as are held out, and those that are."""
-        truth = _mask_of(example)
+        truth = example.require_mask()
         scores_3P, is_known_P, _ = self._score(features, index, example)
         counted, held_out = self._is_counted(truth), int((~is_known_P).sum())
         least_sure = np.zeros(len(is_known_P), dtype=np.int32)
@@ -230,7 +224,7 @@ class OpenSetPixelsAnswerer:
         self, features: Features, index: int, example: Example
     ) -> tuple[Sequence[NDArray[np.float32]], NDArray[np.bool_], NDArray[np.bool_]]:
         """Scores of the counted pixels, whether their class is known, and whether it was named."""
-        patches_hwD, truth = features.patches_BhwD[index], _mask_of(example)
+        patches_hwD, truth = features.patches_BhwD[index], example.require_mask()
         words_KD, scale = self._words_KD.to(patches_hwD.device), self._scale
         best_HW, total_HW = best_and_total(patches_hwD, words_KD, truth.shape, scale)
         logarithm_HW = (best_HW - total_HW).clamp(max=0)
@@ -272,8 +266,3 @@ def _occurring(counts: OpenSetCounts) -> list[list[int]]:
 
 def _numpy(score_HW: Tensor) -> NDArray[np.float32]:
     return score_HW.cpu().numpy()
-
-
-def _mask_of(example: Example) -> NDArray[np.int32]:
-    assert example.mask is not None, f"{example.key}: this benchmark has no masks"
-    return example.mask

@@ -12,19 +12,18 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from clippy import metrics
-from clippy.maskclip import key_smoothing, prompt_denoising
 from clippy.refine import label_refined
+from clippy.scoring import score_factors
 from clippy.upsampling import best_probability, label_pixels, two_best
 from clippy.vocabulary import ClassList
 from pipelines.evaluation.dataset import VOID, Example
 from pipelines.evaluation.drawing import draw_ids
-from pipelines.evaluation.question import Findings, Row
+from pipelines.evaluation.question import Findings, Row, count_pairs
 from pipelines.evaluation.questions.hierarchy import TABLE, answers_of, explain_hierarchy, hierarchy_table
 from pipelines.evaluation.reading import Features, Reader
 from pipelines.evaluation.result import Table
@@ -140,35 +139,31 @@ class SegmentationAnswerer:
         classes, protocol = question.classes, reader.protocol
         by_threshold = protocol.background == "threshold" and classes.background is not None
         named = [i for i in range(len(classes)) if not (by_threshold and i == classes.background)]
-        words = [classes.names[i] for i in named]
-        class_of_word = list(named)
-        if classes.background is not None and not by_threshold:
-            words += classes.extra_words
-            class_of_word += [classes.background] * len(classes.extra_words)
+        words, class_of_word = classes.words_of(named)
         self._class_of_word_K = torch.tensor(class_of_word, dtype=torch.int32)
         self._words_KD = reader.embed_words(words, question.templates)
         self._threshold = protocol.background_threshold if by_threshold else None
 
     def measure(self, features: Features, index: int, example: Example) -> Row:
         """Pairs of true and named class, of the model, the trivial answers and the best that its patches allow."""
-        truth = _mask_of(example)
+        truth = example.require_mask()
         answers = {"model": self.name_pixels(features, index, example)}
         for name in self._question.constants:
             constant = example.label if name == "one object" else example.attributes["background"]
             assert constant is not None
             answers[name] = np.full_like(truth, constant)
-        pairs = {name: self._pairs(answer, truth) for name, answer in answers.items()}
+        pairs = {name: count_pairs(answer, truth) for name, answer in answers.items()}
         pairs["patch-majority oracle"] = _best_of_patches(truth, *features.patches_BhwD.shape[1:3])
         row: Row = {"pairs": pairs, "score": _mean_iou(pairs["model"])}
         if self._question.back_off:
-            row["backed_off"] = [self._pairs(answer, truth) for answer in self._back_off(features, index, example)]
+            row["backed_off"] = [count_pairs(answer, truth) for answer in self._back_off(features, index, example)]
         return row
 
     def draw(self, features: Features, index: int, example: Example) -> tuple[Image.Image, str]:
         """Picture, named pixels and truth side by side."""
-        truth = _mask_of(example)
+        truth = example.require_mask()
         predicted = self.name_pixels(features, index, example)
-        score = _mean_iou(self._pairs(predicted, truth))
+        score = _mean_iou(count_pairs(predicted, truth))
         caption = example.key if score is None else f"{example.key}: mIoU {score:.2f}"
         return draw_ids(example.pixels, predicted, truth, self._question.classes.names), caption
 
@@ -218,30 +213,19 @@ class SegmentationAnswerer:
 
     def _score(self, features: Features, index: int) -> tuple[Tensor, Tensor, Tensor]:
         """Patches (h, w, D) and words (K, D) whose products are the scores, and the numbers of those words, (K,)."""
-        protocol, scale = self._reader.protocol, self._reader.scale
-        patches_hwD = features.patches_BhwD[index]
-        words_KD = self._words_KD.to(patches_hwD.device)
+        reader, patches_hwD = self._reader, features.patches_BhwD[index]
+        words_KD, top = self._words_KD.to(patches_hwD.device), reader.protocol.top_classes
         kept_K = torch.arange(len(words_KD), device=patches_hwD.device)
-        if protocol.top_classes is not None and protocol.top_classes < len(words_KD):
-            nearest = (words_KD @ features.pooled_BD[index]).topk(protocol.top_classes).indices
-            kept_K = kept_K[nearest.sort().values]
-        if protocol.prompt_denoising is None and protocol.key_smoothing is None:
-            return patches_hwD, words_KD[kept_K], kept_K
-        logits_1Khw = scale * torch.einsum("hwd,kd->khw", patches_hwD, words_KD[kept_K])[None]
-        if protocol.prompt_denoising is not None:
-            present_K = prompt_denoising(logits_1Khw, protocol.prompt_denoising)[0, :, 0, 0].isfinite()
-            kept_K, logits_1Khw = kept_K[present_K], logits_1Khw[:, present_K]
-        if protocol.key_smoothing is None:
-            return patches_hwD, words_KD[kept_K], kept_K
-        votes_1Khw = key_smoothing(logits_1Khw, features.keys_BND[index : index + 1], protocol.key_smoothing)
-        votes_hwK = F.normalize(votes_1Khw[0], p=1, dim=0).permute(1, 2, 0)
-        return votes_hwK, torch.eye(len(kept_K), device=votes_hwK.device), kept_K
-
-    def _pairs(self, predicted: Ids, truth: Ids) -> list[list[int]]:
-        """[true, named, pixels] of the pairs that occur."""
-        counted, answers = truth != VOID, max(len(self._question.classes), int(predicted.max(initial=0)) + 1)
-        counts = np.bincount(truth[counted].astype(np.int64) * answers + predicted[counted])
-        return [[int(i) // answers, int(i) % answers, int(counts[i])] for i in np.flatnonzero(counts)]
+        if top is not None and top < len(words_KD):
+            kept_K = (words_KD @ features.pooled_BD[index]).topk(top).indices.sort().values
+        return score_factors(
+            patches_hwD,
+            words_KD,
+            kept_K,
+            reader.scale,
+            reader.options,
+            lambda: features.keys_BND[index : index + 1],
+        )
 
 
 def _best_of_patches(truth: Ids, h: int, w: int) -> list[list[int]]:
@@ -252,11 +236,6 @@ def _best_of_patches(truth: Ids, h: int, w: int) -> list[list[int]]:
     joint = np.zeros((len(ids), len(ids)), dtype=np.int64)
     np.add.at(joint, counts.argmax(axis=1), counts)
     return [[int(ids[t]), int(ids[p]), int(joint[p, t])] for p, t in zip(*np.nonzero(joint), strict=True)]
-
-
-def _mask_of(example: Example) -> Ids:
-    assert example.mask is not None, f"{example.key}: this benchmark has no masks"
-    return example.mask
 
 
 def _add(total: Counter[tuple[int, int]], pairs: list[list[int]]) -> None:

@@ -15,7 +15,8 @@ from cluster.capacity.stream_need import decode_seconds, rows_per_core, stream_s
 from pipelines.console import Console
 from pipelines.index import index_dataset
 from pipelines.prepare import find_datasets, make_source
-from pipelines.recipe import DatasetConfig, load_recipe
+from pipelines.recipe import load_recipe
+from pipelines.sections import DatasetConfig
 from tests.cluster.capacity.settings import HARDWARE, gpu_setting
 
 RATES = HARDWARE.rates

@@ -14,6 +14,7 @@ from PIL import Image
 from clippy.vocabulary import ClassList
 from pipelines.columns import DataError
 from pipelines.console import Console
+from pipelines.evaluate import sum_up
 from pipelines.evaluation.dataset import Example
 from pipelines.evaluation.gallery import choose_pictures, draw_pictures
 from pipelines.evaluation.protocol import PROTOCOLS
@@ -111,10 +112,10 @@ def test_first_best_and_worst_are_drawn(tmp_path: Path) -> None:
     progress, measurer = Progress(task, {}, folder), Measurer(task)
     for unit in progress.missing():
         progress.write(unit, measurer.measure(unit))
-    chosen = choose_pictures(task.parts, progress, 6)
+    scores = sum_up(task.parts, progress)[1]
+    chosen = choose_pictures(scores, 6)
     assert [choice.position for choice in chosen if choice.role == "sample"] == [0, 1]
-    scores = [row["segmentation"]["score"] for row in progress.rows(0)]
-    rest = sorted(scores[2:])
+    rest = sorted(row["segmentation"]["score"] for row in list(progress.rows(0))[2:])
     assert sorted(choice.score for choice in chosen if choice.role == "worst") == rest[:2]
     assert sorted(choice.score for choice in chosen if choice.role == "best") == rest[-2:]
     drawn = draw_pictures(task, chosen, folder, 0)
