@@ -90,7 +90,7 @@ def test_a_secret_is_refused_and_shown_nowhere(
             (*ELASTIC, "cluster.decode.max_nodes=0"),
             "8 workers and 900 decoders need 908 CPU, and a cluster of 4 training",
         ),
-        ((*ON_CPUS, "cluster.training.memory_gib=0.1", "cluster.decode.memory_gib=0.1"), "data.prefetch_batches: "),
+        ((*ON_GPUS, "data.prefetch_batches=10000"), "data.prefetch_batches: 320"),
         ((*ON_GPUS, "cluster.image=ours:latest"), f"the tag must be Ray's version here, {RAY_VERSION}"),
         ((*ON_GPUS, "name=1st.run"), "name: '1st.run' makes no name for Kubernetes"),
         ((*ON_GPUS, "cluster.name=My_run"), "name: must be lower-case letters"),
@@ -113,7 +113,7 @@ def test_a_mistake_is_one_sentence(
 def test_a_spec_is_a_file_and_the_command_line_goes_over_it(clippy_command: Command, tmp_path: Path) -> None:
     file = tmp_path / "cluster.yaml"
     file.write_text(f"namespace: ours\nimage: registry.example/clippy:{RAY_VERSION}-2\ntraining: {{gpu: A100-80}}\n")
-    made = clippy_command("cluster", "render", "kuberay", *ON_GPUS, "--spec", str(file), "cluster.training.gpu=L4")
+    made = clippy_command("cluster", "render", "kuberay", "--spec", str(file), *ON_GPUS, "cluster.training.gpu=L4")
     job = list(yaml.safe_load_all(made.stdout))[1]
     container = job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]
     assert (job["metadata"]["namespace"], container["image"]) == ("ours", f"registry.example/clippy:{RAY_VERSION}-2")

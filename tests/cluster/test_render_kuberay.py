@@ -153,7 +153,7 @@ def test_rays_autoscaler_reads_the_same_nodes_from_it(clippy_command: Command, o
     validate_config(config)
     nodes = config["available_node_types"]
     assert nodes.pop(config["head_node_type"])["resources"]["CPU"] == 0
-    for group in cluster["workerGroupSpecs"]:
+    for group in cluster["spec"]["workerGroupSpecs"]:
         limits, node = group["template"]["spec"]["containers"][0]["resources"]["limits"], nodes[group["groupName"]]
         assert node["resources"]["CPU"] == int(limits["cpu"])
         assert node["resources"].get("GPU", 0) == int(limits.get("nvidia.com/gpu", 0))

@@ -68,6 +68,6 @@ def test_machines_are_those_of_the_cloud(clippy_command: Command) -> None:
     ],
 )
 def test_what_machines_cannot_have_is_refused(clippy_command: Command, options: tuple[str, ...], sentence: str) -> None:
-    refused = clippy_command("cluster", "render", "ray-up", "--cloud", *options, *ON_GPUS)
+    refused = clippy_command("cluster", "render", "ray-up", "--cloud", options[0], *ON_GPUS, *options[1:])
     assert refused.returncode == 2
     assert sentence in refused.stderr
