@@ -22,6 +22,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import SimpleNamespace
@@ -37,10 +38,12 @@ from cluster.capacity.hardware import Hardware, cpu_device, gpu_device, load_har
 from cluster.capacity.pairs import find_pairs
 from cluster.capacity.plan import Plan, Setting, make_plan
 from cluster.capacity.step import loss_run
-from cluster.capacity.watch import watch_usage
+from cluster.capacity.watch import count_lines, watch
 from pipelines.bench import bench
 from pipelines.console import Console
+from pipelines.local_ray import ray_session
 from pipelines.recipe import load_recipe
+from pipelines.run_folder import METRICS_FILE
 from pipelines.shapes import generate
 
 NAMES = ("training", "step", "loss", "stream", "published")
@@ -131,15 +134,16 @@ def training(hardware: Hardware, data: str, folder: str) -> list[Row]:
     options = [f"data.url={data}/train", f"eval.url={data}", f"storage.url={folder}/runs", f"train.steps={STEPS}"]
     plan = plan_of(hardware, options)
     command = [sys.executable, "-m", "cluster.cli", "train", "shapes", *options, "checkpoint.every=1000", "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    with watch_usage(process.pid) as usage:
-        printed, _ = process.communicate()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    with watch(process.pid, count_lines(f"{folder}/runs/shapes/{METRICS_FILE}")) as watched:
+        process.wait()
     if process.returncode:
         raise RuntimeError(f"clippy train ended with {process.returncode}")
-    speed = usage.alone(json.loads(printed)["images_per_second"])
+    steps, usage = watched.counted()
+    speed, most = usage.alone(steps * plan.setting.recipe.optim.global_batch_size), max(watched.worker_peaks.values())
     return [
         row("clippy train shapes", plan.images_per_second, speed, "images/s"),
-        row("the same, memory of a worker", plan.memory.total / 2**20, max(usage.worker_peaks.values()) / 2**20, "MiB"),
+        row("the same, memory of a worker", plan.memory.total / 2**20, most / 2**20, "MiB"),
     ]
 
 
@@ -152,41 +156,68 @@ def plan_of(hardware: Hardware, options: list[str]) -> Plan:
 
 
 def step(hardware: Hardware) -> list[Row]:
-    """``train_step.py``'s, of both towers at full size."""
+    """``train_step.py``'s, of both towers at full size, on one thread."""
     options = SimpleNamespace(
         batch=16, image_size=224, patch_dropout=0.8, precision="float32", compile=False, steps=2, small=False
     )
-    threads = torch.get_num_threads()
     with torch.device("meta"):
         config = train_step.build_ours(options).config
     run = dry_run(config, train_step.make_inputs(options, torch.device("cpu"))[2])
-    device, bare = cpu_device(hardware.rates, threads, 2**40), loss_run(options.batch, 1, run.width)
+    device, bare = cpu_device(hardware.rates, 1, 2**40), loss_run(options.batch, 1, run.width)
     seconds = sum(work.seconds(device) for work in (run.forward, run.backward, bare.work))
     seconds += 4 * run.trained * UNFUSED_PASSES / device.bytes_per_second
     memory = run.weight_bytes + 8 * run.trained + run.working_bytes + bare.peak_bytes + device.framework_bytes
-    with watch_usage(os.getpid()) as usage:
-        found = train_step.alone(partial(train_step.measure, "ours", options))
-    flops, speed = run.forward.flops + run.backward.flops + bare.work.flops, usage.alone(found["images_per_second"])
+    found = train_step.alone(partial(timed_step, options))
+    flops = run.forward.flops + run.backward.flops + bare.work.flops
     return [
-        row("step of ViT-B/16 and T5-base", options.batch / seconds, speed, "images/s"),
+        row("step of ViT-B/16 and T5-base", options.batch / seconds, options.batch / found["seconds"], "images/s"),
         row("the same, memory", memory / 2**20, found["peak_bytes"] / 2**20, "MiB"),
         row("the same, FLOPs", flops / 1e9, found["flops"] / 1e9, "G"),
     ]
 
 
+def timed_step(options: SimpleNamespace) -> dict[str, float]:
+    """By the clock of its one thread, which others on the machine do not stop."""
+    torch.set_num_threads(1)
+    device, seconds = torch.device("cpu"), []
+    once = train_step.ours(options, device, *train_step.make_inputs(options, device))
+    with train_step.flop_counter() as counter:
+        once()
+    once()
+    train_step.reset_peak(device)
+    for _ in range(options.steps):
+        started = time.process_time()
+        once()
+        seconds.append(time.process_time() - started)
+    peak = float(train_step.peak_bytes(device))
+    return {"seconds": min(seconds), "peak_bytes": peak, "flops": float(counter.get_total_flops())}
+
+
 def loss(hardware: Hardware) -> list[Row]:
-    """``loss_memory.py``'s, of one rank of 32."""
-    device, rows = cpu_device(hardware.rates, torch.get_num_threads(), 2**40), []
+    """``loss_memory.py``'s, of one rank of 32, on one thread."""
+    device, rows = cpu_device(hardware.rates, 1, 2**40), []
     for batch in (8192, 16384):
         run = loss_run(batch // 32, 32, 768)
         os.environ["MALLOC_MMAP_THRESHOLD_"] = str(2**16)  # as that program does
-        with watch_usage(os.getpid()) as usage:
-            found = train_step.alone(partial(loss_memory.measure, "ours", batch, 32, 768))
+        memory = train_step.alone(partial(loss_memory.measure, "ours", batch, 32, 768))["peak_bytes"]
         del os.environ["MALLOC_MMAP_THRESHOLD_"]
-        name = f"loss of one of 32 ranks, {batch:,} pairs"
-        rows.append(row(name, run.work.seconds(device), 1 / usage.alone(1 / found["seconds"]), "s"))
-        rows.append(row("the same, memory", run.peak_bytes / 2**20, found["peak_bytes"] / 2**20, "MiB"))
+        seconds = train_step.alone(partial(timed_loss, batch, 32, 768))
+        rows.append(row(f"loss of one of 32 ranks, {batch:,} pairs", run.work.seconds(device), seconds, "s"))
+        rows.append(row("the same, memory", run.peak_bytes / 2**20, memory / 2**20, "MiB"))
     return rows
+
+
+def timed_loss(batch: int, ranks: int, width: int) -> float:
+    """Seconds of the thread's own clock."""
+    torch.set_num_threads(1)
+    loss, seconds = loss_memory.build_loss("ours", ranks), []
+    image, text, scale = loss_memory.embeddings(batch // ranks, width, torch.device("cpu"))
+    for _ in range(4):
+        image.grad = text.grad = scale.grad = None
+        started = time.process_time()
+        loss(image, text, scale).backward()
+        seconds.append(time.process_time() - started)
+    return min(seconds)
 
 
 def stream(hardware: Hardware, data: str, folder: str) -> list[Row]:
@@ -196,12 +227,13 @@ def stream(hardware: Hardware, data: str, folder: str) -> list[Row]:
         options = [f"data.url={data}/train", f"storage.url={folder}/runs", f"model.image.image_size={size}"]
         options += ["scaling.resources_per_worker={CPU: 0}", "model.text.tokenizer=bytes"]
         plan = plan_of(hardware, options)
-        cores = plan.setting.cluster.node.cores
-        with watch_usage(os.getpid()) as usage:
-            found = train_step.alone(partial(bench, plan.setting.recipe, batches, Console()))
+        recipe, cores = plan.setting.recipe, plan.setting.cluster.node.cores
+        images = (batches - batches // 2) * recipe.optim.global_batch_size
+        with ray_session(recipe.scaling), watch(os.getpid()) as watched:
+            found = bench(recipe, batches, Console())
+            usage = watched.last(images / found.images_per_second)
         predicted = cores * plan.unit.rows / plan.unit.decode_seconds
-        speed = usage.alone(found.images_per_second)
-        rows.append(row(f"clippy data bench shapes, {size} pixels", predicted, speed, "images/s"))
+        rows.append(row(f"clippy data bench shapes, {size} pixels", predicted, usage.alone(images), "images/s"))
     return rows
 
 

@@ -23,11 +23,12 @@ from cluster.capacity.measure import decode_costs, step_costs
 from cluster.capacity.pairs import Pairs, find_pairs
 from cluster.capacity.plan import Setting, make_plan
 from cluster.capacity.stream_need import decode_seconds
-from cluster.capacity.watch import watch_usage
+from cluster.capacity.watch import count_lines, watch
 from pipelines.bench import bench
 from pipelines.console import Console
 from pipelines.local_ray import ray_session
 from pipelines.recipe import Recipe, load_recipe
+from pipelines.run_folder import METRICS_FILE
 from pipelines.shapes import generate
 from pipelines.train import run
 
@@ -105,10 +106,11 @@ def _stream_rates(places: list[str], workers: int, hardware: Hardware, console: 
         options = [f"model.image.image_size={size}", f"optim.global_batch_size={batch}", "model.text.tokenizer=bytes"]
         free = "scaling.resources_per_worker={CPU: 0}"  # the workers do nothing with what they get
         recipe = load_recipe("shapes", [*places, *options, free, f"scaling.num_workers={workers}"])
-        with watch_usage(os.getpid()) as usage:
+        with watch(os.getpid()) as watched:
             result = bench(recipe, batches, console)
-        pairs = find_pairs(recipe.data.url, recipe)
-        unit = result.unit_rows * usage.cores_left / result.images_per_second
+        pairs, images = find_pairs(recipe.data.url, recipe), batches / 2 * batch
+        timed = watched.last(images / result.images_per_second)  # as bench does, the second half
+        unit = result.unit_rows * timed.owned_seconds / images
         seconds.append(max(1e-4, unit - result.unit_rows * decode_seconds(recipe, pairs, hardware.rates)))
         features.append((1.0, 3.0 * size**2 * result.unit_rows))
     fixed, per_byte = fit(features, seconds)
@@ -118,17 +120,17 @@ def _stream_rates(places: list[str], workers: int, hardware: Hardware, console: 
 def _training_rates(recipe: Recipe, hardware: Hardware, console: Console) -> dict[str, float]:
     """What of a training's core seconds a step, and of a worker's memory, is left to Ray and the loop."""
     pairs = find_pairs(recipe.data.url, recipe)
-    with watch_usage(os.getpid()) as usage:
-        summary = run(recipe, console)
+    with watch(os.getpid(), count_lines(f"{recipe.run_url}/{METRICS_FILE}")) as watched:
+        run(recipe, console)
+    steps, usage = watched.counted()
     known = _with(hardware, {"cpu_step_seconds": 0.0, "cpu_framework_mib": 0.0})
     plan = make_plan(_setting(recipe, pairs, known))
     cores, batch = plan.setting.cluster.node.cores, recipe.optim.global_batch_size
     explained = batch * cores / next(s.images_per_second for s in plan.stages if s.name.startswith("cores"))
-    measured = batch * usage.cores_left / (summary.images_per_second or 1.0)
-    rates = {"cpu_step_seconds": max(0.0, measured - explained)}
-    if usage.worker_peaks:
-        rates["cpu_framework_mib"] = (max(usage.worker_peaks.values()) - plan.memory.total) / 2**20
-    return rates
+    return {
+        "cpu_step_seconds": max(0.0, usage.owned_seconds / steps - explained),
+        "cpu_framework_mib": (max(watched.worker_peaks.values()) - plan.memory.total) / 2**20,
+    }
 
 
 def _setting(recipe: Recipe, pairs: Pairs, hardware: Hardware) -> Setting:

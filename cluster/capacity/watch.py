@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,72 +14,119 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _WORKER = b"ray::RayTrainWorker"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Usage:
-    """Of the processes below one, while they were watched."""
+    """Of the processes of a run, over some time."""
 
-    seconds: float = 0.0
-    core_seconds: float = 0.0
+    seconds: float
+    core_seconds: float
     """That they computed."""
-    idle_seconds: float = 0.0
+    idle_seconds: float
     """Core seconds in which nobody did."""
-    worker_peaks: dict[int, int] = field(default_factory=dict)
-    """Most resident memory of each of Ray Train's workers, by process id."""
 
     @property
-    def cores_left(self) -> float:
-        """Cores that others left: those that the run used, and those that nobody did."""
-        return (self.core_seconds + self.idle_seconds) / max(self.seconds, 1e-9)
+    def owned_seconds(self) -> float:
+        """Core seconds that others left to the run: those it used, and those that nobody did."""
+        return self.core_seconds + self.idle_seconds
 
-    def alone(self, speed: float) -> float:
-        """What a speed that was measured meanwhile would be on a machine without others."""
-        return speed * (os.cpu_count() or 1) / self.cores_left
+    def alone(self, amount: float) -> float:
+        """So much work done meanwhile as work a second of a machine without others."""
+        return amount * (os.cpu_count() or 1) / max(self.owned_seconds, 1e-9)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    time: float
+    core_seconds: float
+    idle_seconds: float
+    count: int
+
+
+@dataclass
+class Watched:
+    """What was seen of a run."""
+
+    worker_peaks: dict[int, int] = field(default_factory=dict)
+    """Most resident memory of each of Ray Train's workers, by process id."""
+    samples: list[_Sample] = field(default_factory=list)
+
+    def last(self, seconds: float) -> Usage:
+        """Of so many seconds before the end."""
+        end = self.samples[-1]
+        start = next(sample for sample in self.samples if sample.time >= end.time - seconds)
+        return self._between(start, end)
+
+    def counted(self) -> tuple[int, Usage]:
+        """How far the count went from when it first was above zero until it was at its highest, and the usage then.
+
+        Raises ValueError where it did not go on.
+        """
+        most = self.samples[-1].count
+        start = next((sample for sample in self.samples if sample.count > 0), self.samples[-1])
+        end = next(sample for sample in self.samples if sample.count == most)
+        if end.count <= start.count:
+            raise ValueError("the run was over before it could be watched")
+        return end.count - start.count, self._between(start, end)
+
+    @staticmethod
+    def _between(start: _Sample, end: _Sample) -> Usage:
+        return Usage(
+            end.time - start.time, end.core_seconds - start.core_seconds, end.idle_seconds - start.idle_seconds
+        )
 
 
 @contextmanager
-def watch_usage(root: int, seconds: float = 0.25) -> Iterator[Usage]:
-    """Watch process ``root`` and all that it starts while the block runs."""
-    usage, done, watcher = Usage(), Event(), _Watcher(root)
+def watch(root: int, count: Callable[[], int] = lambda: 0, seconds: float = 0.25) -> Iterator[Watched]:
+    """Watch process ``root`` and all that it starts while the block runs, and a number that grows with their work."""
+    watched, done, family = Watched(), Event(), _Family(root)
 
-    def watch() -> None:
+    def look() -> None:
+        family.look(watched, count())
         while not done.wait(seconds):
-            watcher.look(usage)
+            family.look(watched, count())
 
-    thread = Thread(target=watch, daemon=True, name="usage")
-    watcher.look(usage)
+    thread = Thread(target=look, daemon=True, name="watch")
     thread.start()
     try:
-        yield usage
+        yield watched
     finally:
         done.set()
         thread.join()
-        watcher.look(usage)
+        family.look(watched, count())
 
 
-class _Watcher:
-    """Adds up what the processes of a family did since it looked first."""
+def count_lines(file: str) -> Callable[[], int]:
+    """Counts the lines of a file that may not be there yet."""
+
+    def count() -> int:
+        try:
+            return Path(file).read_bytes().count(b"\n")
+        except OSError:
+            return 0
+
+    return count
+
+
+class _Family:
+    """A process and its descendants, and what each had computed when it was seen last."""
 
     def __init__(self, root: int) -> None:
-        self._family = {root}
-        self._started, self._idle = time.monotonic(), _idle_seconds()
-        self._first: dict[int, float] = {pid: spent for pid, (_, spent) in _processes().items()}
-        self._last: dict[int, float] = {}
+        self._members = {root}
+        self._spent: dict[int, float] = {}
 
-    def look(self, usage: Usage) -> None:
-        """Bring the usage up to now."""
+    def look(self, watched: Watched, count: int) -> None:
+        """Add a sample."""
         processes = _processes()
         grown = True
         while grown:  # parents may be listed after their children
-            born = {pid for pid, (parent, _) in processes.items() if parent in self._family} - self._family
-            self._family |= born
+            born = {pid for pid, (parent, _) in processes.items() if parent in self._members} - self._members
+            self._members |= born
             grown = bool(born)
-        for pid in self._family & processes.keys():
-            self._last[pid] = processes[pid][1]
+        for pid in self._members & processes.keys():
+            self._spent[pid] = processes[pid][1]
             if (peak := _worker_peak(pid)) is not None:
-                usage.worker_peaks[pid] = peak
-        usage.core_seconds = sum(spent - self._first.get(pid, 0.0) for pid, spent in self._last.items())
-        usage.idle_seconds = _idle_seconds() - self._idle
-        usage.seconds = time.monotonic() - self._started
+                watched.worker_peaks[pid] = peak
+        watched.samples.append(_Sample(time.monotonic(), sum(self._spent.values()), _idle_seconds(), count))
 
 
 def _processes() -> dict[int, tuple[int, float]]:
