@@ -79,7 +79,7 @@ def cluster_heading(recipe: Recipe, spec: ClusterSpec, file: str) -> list[str]:
         f"kubectl {to} port-forward service/{name}-head-svc 8265:8265 &",
         "export RAY_AUTH_MODE=token",
         f'export RAY_AUTH_TOKEN="$({token})"',
-        "clippy cluster submit --address http://127.0.0.1:8265 -- train RECIPE",
+        "clippy cluster submit --address http://127.0.0.1:8265 --no-install -- train RECIPE",
         f"kubectl delete -f {file}",
     ]
 

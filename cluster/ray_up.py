@@ -73,7 +73,7 @@ def heading(recipe: Recipe, spec: ClusterSpec, cloud: Cloud, file: str) -> list[
         f"ray get-auth-token --generate       # once: {spec.cloud.token_file}",
         f"ray up {file}",
         f"ray dashboard {file} &",
-        "RAY_AUTH_MODE=token clippy cluster submit --address http://127.0.0.1:8265 -- train RECIPE",
+        "RAY_AUTH_MODE=token clippy cluster submit --address http://127.0.0.1:8265 --no-install -- train RECIPE",
         f"ray down {file}",
     ]
 
