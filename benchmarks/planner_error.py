@@ -42,6 +42,7 @@ from cluster.capacity.watch import count_lines, watch
 from pipelines.bench import bench
 from pipelines.console import Console
 from pipelines.local_ray import ray_session
+from pipelines.prepare import find_datasets
 from pipelines.recipe import load_recipe
 from pipelines.run_folder import METRICS_FILE
 from pipelines.shapes import generate
@@ -90,6 +91,7 @@ def one_round(names: list[str], calibration: str | None) -> list[Row]:
         data = f"{folder}/shapes"
         if {"training", "stream"} & set(names):
             generate(data, rows=4096, workers=1)
+            find_datasets(load_recipe("shapes", [f"data.url={data}/train"]), Console())  # a plan asks for the index
         measured: dict[str, Callable[[], list[Row]]] = {
             "training": partial(training, hardware, data, folder),
             "step": partial(step, hardware),
