@@ -167,4 +167,4 @@ def _parts_needed(recipe: Recipe) -> dict[str, dict[str, float]]:
 
 def _each(scaling: ScalingConfig) -> dict[str, float]:
     """What a worker needs."""
-    return ({"GPU": 1.0} if scaling.use_gpu else {}) | scaling.resources_per_worker
+    return scaling.worker_resources
