@@ -24,7 +24,7 @@ _OVERRIDES = "recipe fields to set, e.g. train.steps=200 model.image.pooling=cls
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 2 for a user's mistake, 1 for a failure, 130 after Ctrl-C."""
-    options = _parser().parse_args(with_run(list(sys.argv[1:] if arguments is None else arguments)))
+    options = parse(arguments)
     action: Callable[[argparse.Namespace], int | None] = options.action
     try:
         with result_alone(getattr(options, "json", False)):
@@ -46,6 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"clippy: training failed: {error}", file=sys.stderr)
         return 1
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """What a command's words mean; argparse ends the program where they mean nothing."""
+    return _parser().parse_args(with_run(list(sys.argv[1:] if arguments is None else arguments)))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipelines.console import Console, duration
-from pipelines.recipe import load_recipe
+from pipelines.recipe import Recipe, load_recipe
 from pipelines.shapes import generate
 
 
@@ -49,15 +49,20 @@ class Results:
         return "\n".join([*lines, "", f"{duration(self.seconds)}; now open {self.report}"])
 
 
+def quickstart_recipe(out: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe with everything below the folder ``out``. Raises ConfigError."""
+    folder = out.rstrip("/")
+    places = [f"data.url={folder}/data/train", f"eval.url={folder}/data", f"storage.url={folder}/runs"]
+    return load_recipe("shapes", [*places, *overrides])
+
+
 def quickstart(out: str, overrides: Sequence[str] = ()) -> Results:
     """Run everything for the shapes recipe below the folder ``out``; what is there already is not made again.
 
     Raises ValueError, with one clear sentence, for a mistake of the user.
     """
     started, console = time.monotonic(), Console()
-    folder = out.rstrip("/")
-    places = [f"data.url={folder}/data/train", f"eval.url={folder}/data", f"storage.url={folder}/runs"]
-    recipe = load_recipe("shapes", [*places, *overrides])
+    folder, recipe = out.rstrip("/"), quickstart_recipe(out, overrides)
     console.line(f"1/4 scenes with captions in {folder}/data")
     generate(f"{folder}/data", seed=recipe.seed, progress=lambda done, total: console.count("scenes", done, total))
     console.clear()

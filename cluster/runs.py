@@ -7,7 +7,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from cluster.verbs import add_json, print_result, table, verb
+from cluster.verbs import add_json, columns, print_result, table, verb
 
 if TYPE_CHECKING:
     from pipelines.runs import Run
@@ -62,7 +62,7 @@ def _list(options: argparse.Namespace) -> None:
     place = _place(options)
     runs = find_runs(place)
     rows = [_HEADINGS, *map(_row, runs)]
-    print_result([run.as_dict() for run in runs], options.json, _columns(rows) if runs else f"no runs in {place.url}")
+    print_result([run.as_dict() for run in runs], options.json, columns(rows) if runs else f"no runs in {place.url}")
 
 
 _HEADINGS = ("run", "status", "step", "loss", "images/s", "checkpoints", "changed")
@@ -81,11 +81,6 @@ def _row(run: Run) -> tuple[str, ...]:
         saved,
         _ago(run.changed),
     )
-
-
-def _columns(rows: list[tuple[str, ...]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def _ago(moment: float | None) -> str:
@@ -142,7 +137,7 @@ def _checkpoint_lines(values: dict[str, Any]) -> str:
 
     rows = [row(c, (c["damage"] or "verified") if "damage" in c else "") for c in values["checkpoints"]]
     rows += [row(leftover, "half-written") for leftover in values["leftovers"]]
-    return _columns(rows) if rows else "no checkpoint yet"
+    return columns(rows) if rows else "no checkpoint yet"
 
 
 def _prune(options: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from cluster.tune_report import add_report_verb
 from cluster.verbs import add_json, print_result, verb
 
 _OVERRIDES = "fields to set, of the study (budget.trials=20, name=mine) or of its base recipe (data.url=...)"
@@ -14,7 +15,7 @@ _ACTIONS = ("run", "list", "show", "report")
 
 def add_tune_verbs(verbs: Any) -> None:
     """``clippy tune STUDY`` is short for ``clippy tune run STUDY``."""
-    noun = verbs.add_parser("tune", help="search over recipes: run a study, list and show those that ship")
+    noun = verbs.add_parser("tune", help="search over recipes: run a study, report it, list and show those that ship")
     actions = noun.add_subparsers(title="commands", metavar="COMMAND", required=True)
     command = verb(
         actions, "run", _run, "run a study; the same command again goes on (clippy tune STUDY is short for it)"
@@ -25,6 +26,7 @@ def add_tune_verbs(verbs: Any) -> None:
     )
     _add_study(command)
     add_json(verb(actions, "list", _list, "the studies that ship with the package"))
+    add_report_verb(actions)
 
 
 def _add_study(command: Any) -> None:

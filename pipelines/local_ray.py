@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from pipelines.recipe import Recipe
@@ -76,35 +76,54 @@ def _start(scaling: ScalingConfig, runs_at_once: int) -> None:
 
 
 def check_resources(recipe: Recipe) -> None:
-    """Refuse a training that the cluster can never hold, for which Ray itself would wait without end.
+    """Refuse a training that the connected cluster can never hold, for which Ray itself would wait without end.
 
     Raises ValueError with the numbers.
     """
-    offered, may_come = offered_resources(), _may_come()
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     address = recipe.scaling.ray_address
     where = "this machine" if address is None else f"the cluster at {address}"
+    remedy = "name a cluster in scaling.ray_address" if address is None else "have more nodes started first"
+    check_demand(recipe, nodes, _may_come(), where, remedy)
+
+
+def check_demand(
+    recipe: Recipe,
+    nodes: Sequence[Mapping[str, float]],
+    may_come: Mapping[str, float],
+    where: str,
+    remedy: str = "have more nodes started first",
+) -> None:
+    """Refuse a training that ``nodes``, each with its resources, can never hold; needs no connection to them.
+
+    ``may_come`` is what an autoscaler may make of the whole at most. Raises ValueError with the numbers.
+    """
+    offered = _together(nodes, may_come)
     for name, parts in _parts_needed(recipe).items():
         if sum(parts.values()) > offered.get(name, 0):
             who = " and ".join(who for who, amount in parts.items() if amount)
             needed, has = sum(parts.values()), offered.get(name, 0)
             verb = "needs" if who == "a validation" else "need"
-            remedy = "name a cluster in scaling.ray_address" if address is None else "have more nodes started first"
             raise ValueError(
                 f"scaling: {who} {verb} {needed:g} {name}, and {where} has {has:g}; lower scaling.num_workers, set "
                 f"scaling.use_gpu=false, or {remedy}"
             )
     if not may_come:
-        _check_one_worker(recipe.scaling, where)
+        _check_one_worker(recipe.scaling, nodes, where)
 
 
 def offered_resources() -> dict[str, float]:
-    """By resource, what the cluster has, or at most will have where an autoscaler adds nodes."""
+    """By resource, what the connected cluster has, or at most will have where an autoscaler adds nodes."""
     import ray
 
-    offered = ray.cluster_resources()
-    for name, amount in _may_come().items():
-        offered[name] = max(amount, offered.get(name, 0))
-    return offered
+    return _together([ray.cluster_resources()], _may_come())
+
+
+def _together(nodes: Sequence[Mapping[str, float]], may_come: Mapping[str, float]) -> dict[str, float]:
+    offered = {name: sum(node.get(name, 0) for node in nodes) for node in nodes for name in node}
+    return offered | {name: max(amount, offered.get(name, 0)) for name, amount in may_come.items()}
 
 
 def _may_come() -> dict[str, float]:
@@ -114,18 +133,15 @@ def _may_come() -> dict[str, float]:
     return ray._private.state.state.get_max_resources_from_cluster_config() or {}
 
 
-def _check_one_worker(scaling: ScalingConfig, where: str) -> None:
+def _check_one_worker(scaling: ScalingConfig, nodes: Sequence[Mapping[str, float]], where: str) -> None:
     """Refuse a worker that is larger than any node."""
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     wanted = _each(scaling)
     if not any(all(node.get(name, 0) >= amount for name, amount in wanted.items()) for node in nodes):
         asked = ", ".join(f"{amount:g} {name}" for name, amount in wanted.items())
-        offered = ", ".join(f"{max(node.get(name, 0) for node in nodes):g} {name}" for name in wanted)
+        most = ", ".join(f"{max((node.get(name, 0) for node in nodes), default=0):g} {name}" for name in wanted)
         raise ValueError(
             f"scaling.resources_per_worker: a worker needs {asked} on one node, and no node of {where} has that (the "
-            f"most that one has: {offered}); lower it"
+            f"most that one has: {most}); lower it"
         )
 
 
@@ -151,4 +167,4 @@ def _parts_needed(recipe: Recipe) -> dict[str, dict[str, float]]:
 
 def _each(scaling: ScalingConfig) -> dict[str, float]:
     """What a worker needs."""
-    return ({"GPU": 1.0} if scaling.use_gpu else {}) | scaling.resources_per_worker
+    return scaling.worker_resources
