@@ -32,7 +32,7 @@ from tuning.placing import Places, find_places, largest_recipes, runs_at_once
 from tuning.quiet import quiet_tune
 from tuning.records import TrialRecords
 from tuning.results import STUDY_FILE, TRIALS, StudyResults, Trial
-from tuning.searchers import Search, TuneSearcher, build_search
+from tuning.searchers import TuneSearcher, build_search
 from tuning.space import corners
 from tuning.stop_flags import start_stop_flags
 from tuning.stopping import build_scheduler
@@ -85,17 +85,18 @@ def run_study(study: Study, console: Console | None = None) -> Outcome:
 
     Raises ValueError, with one clear sentence, for a mistake of the user, and TrainingError where every trial failed.
     """
-    console = console or Console()
-    folder = locate(study.folder_url, study.base_recipe.storage.storage_options)
+    console, base = console or Console(), study.base_recipe
+    folder = locate(study.folder_url, base.storage.storage_options)
+    if base.tracking.enabled:
+        tracking_uri(base)  # refused before Ray starts, where it cannot be
     _check_folder(study, folder)
     _check_data(study, console)
     if folder.is_local:
         Path(folder.path).mkdir(parents=True, exist_ok=True)
     with RunFolder(folder).held():
-        (folder / STUDY_FILE).write_text(study.to_yaml())
         records = TrialRecords(folder)
-        search = build_search(study, records)
-        status = _search(study, records, search, console) if search.left else "finished"
+        done = (folder / STUDY_FILE).exists() and not build_search(study, records).left
+        status = "finished" if done else _search(study, records, console)
     results = StudyResults(study, folder, list(records.trials.values()))
     failed = [trial for trial in results.trials if trial.status == "failed"]
     if failed and len(failed) == len(results.trials):
@@ -130,24 +131,25 @@ def _check_data(study: Study, console: Console) -> None:
         open_parts(config.benchmark, locate(config.url, config.storage_options), protocol)
 
 
-def _search(study: Study, records: TrialRecords, search: Search, console: Console) -> str:
-    """Connect to Ray and MLflow, and have the trials run; how it ended."""
-    base = study.base_recipe
-    tracker = _parent_run(study, records.folder) if base.tracking.enabled else None
-    ended = "FAILED"
-    try:
-        with quiet_tune(console) as tune_folder, ray_session(base.scaling, runs_at_once(study)):
-            for recipe in largest_recipes(study):
-                check_resources(recipe)
-            status = _tune(study, records, search, tracker, console, tune_folder)
-        ended = "FINISHED" if status == "finished" else "KILLED"
-        return status
-    except KeyboardInterrupt:
-        ended = "KILLED"
-        raise
-    finally:
-        if tracker:
-            tracker.finish(ended)
+def _search(study: Study, records: TrialRecords, console: Console) -> str:
+    """Connect to Ray and MLflow, and have the trials run; how it ended. Only where all is well the study is written."""
+    scaling = study.base_recipe.scaling
+    with quiet_tune(console) as tune_folder, ray_session(scaling, runs_at_once(study)):
+        for recipe in largest_recipes(study):
+            check_resources(recipe)
+        tracker = _parent_run(study, records.folder) if study.base_recipe.tracking.enabled else None
+        ended = "FAILED"
+        try:
+            (records.folder / STUDY_FILE).write_text(study.to_yaml())
+            status = _tune(study, records, tracker, console, tune_folder)
+            ended = "FINISHED" if status == "finished" else "KILLED"
+            return status
+        except KeyboardInterrupt:
+            ended = "KILLED"
+            raise
+        finally:
+            if tracker:
+                tracker.finish(ended)
 
 
 def _parent_run(study: Study, folder: Location) -> Tracker:
@@ -160,11 +162,9 @@ def _parent_run(study: Study, folder: Location) -> Tracker:
     return tracker
 
 
-def _tune(
-    study: Study, records: TrialRecords, search: Search, tracker: Tracker | None, console: Console, tune_folder: str
-) -> str:
+def _tune(study: Study, records: TrialRecords, tracker: Tracker | None, console: Console, tune_folder: str) -> str:
     """Have Ray Tune run the trials that are left; how it ended."""
-    places = find_places(study)
+    search, places = build_search(study, records), find_places(study)
     flags = start_stop_flags()
     watch = Watch(study, records, Board(study, records, console), tracker)
     searcher = TuneSearcher(search, records, _trial_config(study, records.folder, places))
