@@ -15,6 +15,7 @@ from cluster.evaluate import add_evaluate_verb
 from cluster.models import add_model_verbs
 from cluster.runs import add_runs_verbs
 from cluster.search import add_search_verb
+from cluster.tune import add_tune_verbs, with_run
 from cluster.use import add_use_verbs
 from cluster.verbs import add_json, print_result, result_alone, verb
 
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """What a command's words mean; argparse ends the program where they mean nothing."""
-    return _parser().parse_args(arguments)
+    return _parser().parse_args(with_run(list(sys.argv[1:] if arguments is None else arguments)))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     add_evaluate_verb(verbs)
     add_compare_verb(verbs)
     add_decoder_verbs(verbs)
+    add_tune_verbs(verbs)
     _add_report(verbs)
     add_runs_verbs(verbs)
     add_use_verbs(verbs)

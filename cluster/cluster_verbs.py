@@ -7,6 +7,7 @@ from typing import Any
 from cluster.job_verbs import add_job_verbs
 from cluster.local_verbs import add_local_verbs
 from cluster.planning import add_plan_verb
+from cluster.rendering import add_render_verb
 
 
 def add_cluster_verbs(verbs: Any) -> None:
@@ -16,3 +17,4 @@ def add_cluster_verbs(verbs: Any) -> None:
     add_plan_verb(actions)
     add_job_verbs(actions)
     add_local_verbs(actions)
+    add_render_verb(actions)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from typing import TextIO
 
 
@@ -14,6 +15,7 @@ class Console:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
         self._live = False
+        self._block_rows = 0
         self._last = 0.0
 
     @property
@@ -36,6 +38,17 @@ class Console:
         self._stream.flush()
         self._live = True
 
+    def block(self, lines: Sequence[str]) -> None:
+        """Lines that replace the last block on a terminal, until something else is said; a log does without them."""
+        if not self.is_terminal:
+            return
+        self.clear()
+        size = shutil.get_terminal_size()
+        shown = [line[: size.columns - 1] for line in lines[: size.lines - 1]]
+        self._stream.write("".join(f"{line}\n" for line in shown))
+        self._stream.flush()
+        self._block_rows = len(shown)
+
     def count(self, what: str, done: int, total: int) -> None:
         """Progress of countable work: at once on a terminal, every five seconds and at the end in a log."""
         if self.is_terminal or done == total or time.monotonic() - self._last > 5:
@@ -43,7 +56,10 @@ class Console:
             self.progress(f"{what} {done}/{total}")
 
     def clear(self) -> None:
-        """End the moving line."""
+        """End the moving line; take a block back."""
+        if self._block_rows:
+            self._stream.write(f"\x1b[{self._block_rows}F\x1b[J")
+            self._block_rows = 0
         if self._live:
             self._stream.write("\n")
             self._live = False

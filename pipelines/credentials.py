@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from pydantic import Field, field_validator
 
 from clippy.config import Section
 
-_SECRET_WORDS = {"key", "secret", "token", "password", "passwd", "sas", "credential", "credentials", "authorization"}
+_SECRET_WORDS = {
+    *("key", "secret", "token", "password", "passwd", "sas", "credential", "credentials", "authorization"),
+    *("sig", "signature"),
+}
 
 
 class LocationSection(Section):
@@ -23,7 +26,7 @@ class LocationSection(Section):
     @field_validator("storage_options")
     @classmethod
     def _no_credentials(cls, options: dict[str, Any]) -> dict[str, Any]:
-        secrets = list(_secrets(options))
+        secrets = list(secret_names(options))
         if secrets:
             raise ValueError(
                 f"{', '.join(secrets)}: credentials do not belong in a recipe, which is saved and logged; set "
@@ -32,26 +35,33 @@ class LocationSection(Section):
         return options
 
 
-def _secrets(options: Mapping[str, Any], section: str = "") -> Iterator[str]:
+def secret_names(options: Mapping[str, Any], section: str = "") -> Iterator[str]:
     """Names of options that hold credentials, those inside of others too."""
     for name, value in options.items():
         words = set(re.split(r"[_\W]+", name.lower()))
         if words & _SECRET_WORDS or "secret" in name.lower() or name.lower() == "connection_string":
             yield section + name
         elif isinstance(value, Mapping):
-            yield from _secrets(value, f"{section}{name}.")
-        elif isinstance(value, str) and _has_credentials(value):
+            yield from secret_names(value, f"{section}{name}.")
+        elif isinstance(value, str) and has_credentials(value):
             yield section + name
 
 
-def _has_credentials(url: str) -> bool:
-    return "://" in url and "@" in urlsplit(url).netloc
+def has_credentials(url: str) -> bool:
+    """Whether a URL carries a user name or password, or a token or signature among its parameters."""
+    if "://" not in url:
+        return False
+    parts = urlsplit(url)
+    return "@" in parts.netloc or any(secret_names(dict(parse_qsl(parts.query))))
 
 
 def without_credentials(url: str) -> str:
-    """The URL as it may be shown and saved: without the user name and password of its host."""
-    host = urlsplit(url).netloc
-    return url.replace(host, host.rpartition("@")[2], 1) if _has_credentials(url) else url
+    """The URL as it may be shown and saved: without user name, password, and parameters where one of them is secret."""
+    if not has_credentials(url):
+        return url
+    parts = urlsplit(url)
+    query = "" if any(secret_names(dict(parse_qsl(parts.query)))) else parts.query
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query))
 
 
 def checked_url(value: str | None) -> str | None:
@@ -60,8 +70,9 @@ def checked_url(value: str | None) -> str | None:
         return None
     if not value:
         raise ValueError("must name a folder or URL, not be empty")
-    if _has_credentials(value):
+    if has_credentials(value):
         raise ValueError(
-            "carries credentials before the '@'; a recipe is saved and logged, so set them in the environment"
+            "carries credentials before the '@' or among its parameters; a recipe is saved and logged, so set them in "
+            "the environment"
         )
     return value

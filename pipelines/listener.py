@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pipelines.console import Console
+from pipelines.follower import Follower
 from pipelines.job import Job
 from pipelines.progress import progress_line
 from pipelines.summary import Heard
@@ -14,11 +15,20 @@ from pipelines.validator import Validator
 
 
 class Listener:
-    """Hears events in order; has checkpoints validated as they are announced."""
+    """Hears events in order; has checkpoints validated as they are announced, for as long as it is entered."""
 
-    def __init__(self, job: Job, console: Console, tracker: Tracker | None, heard: Heard) -> None:
+    def __init__(
+        self, job: Job, console: Console, tracker: Tracker | None, heard: Heard, follower: Follower | None = None
+    ) -> None:
         self._job, self._console, self._tracker, self._heard = job, console, tracker, heard
+        self._follower = follower or Follower()
         self._validator = Validator(job, console, self._log_validation)
+
+    def __enter__(self) -> Listener:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._validator.cancel()
 
     def listen(self, events: list[dict[str, Any]]) -> None:
         """Pass on each event, and look after validation."""
@@ -34,6 +44,7 @@ class Listener:
     def _log_validation(self, numbers: dict[str, float], step: int, time_ms: int) -> None:
         if self._tracker:
             self._tracker.log_validation(self._job.recipe.eval.benchmark, numbers, step, time_ms)
+        self._follower.validated(step, numbers)
 
     def _hear(self, event: dict[str, Any]) -> None:
         job, console = self._job, self._console
@@ -43,6 +54,7 @@ class Listener:
                 console.progress(progress_line(job.recipe, records[-1]))
                 if self._tracker:
                     self._tracker.log(records)
+                self._follower.trained(records)
             case {"saved": _}:
                 self._validator.saved()
             case {"starting": _}:
@@ -50,6 +62,7 @@ class Listener:
             case {"started": workers, "step": step, "placement_group": group}:
                 self._heard.starts += 1
                 self._heard.placement_group = group
+                self._follower.started(group)
                 if self._heard.starts > 1:
                     console.line(f"started again on {workers} worker{'s' * (workers > 1)} at step {step}")
             case {"checkpoint_failed": step, "reason": reason}:

@@ -16,8 +16,10 @@ _DATA_CPUS = 2
 
 
 @contextmanager
-def ray_session(scaling: ScalingConfig) -> Iterator[None]:
+def ray_session(scaling: ScalingConfig, runs_at_once: int = 1) -> Iterator[None]:
     """Connect to ``scaling.ray_address``, or start Ray here; one that this process already uses is kept.
+
+    One started here has room for so many runs at once.
 
     Raises ValueError when no cluster answers there.
     """
@@ -27,12 +29,12 @@ def ray_session(scaling: ScalingConfig) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    for name in ("ray", "ray.data", "ray.train"):  # ray.data sets a level of its own
+    for name in ("ray", "ray.data", "ray.train", "ray.tune"):  # ray.data sets a level of its own
         logging.getLogger(name).setLevel(logging.ERROR)
     if scaling.ray_address is not None:
         _connect(scaling.ray_address)
     else:
-        _start(scaling)
+        _start(scaling, runs_at_once)
     try:
         yield
     finally:
@@ -55,14 +57,15 @@ def _connect(address: str) -> None:
         ) from None
 
 
-def _start(scaling: ScalingConfig) -> None:
+def _start(scaling: ScalingConfig, runs_at_once: int) -> None:
     import ray
 
     needed_cpus = scaling.max_workers * scaling.resources_per_worker.get("CPU", 1.0)
     # Ray's servers listen on every interface whatever address they are given; what keeps strangers out is the token
     # that Ray 2.60 makes and asks for by itself.
     # On few cores training and decoding share them: Ray's CPUs are counted, not reserved.
-    cpus = max(os.cpu_count() or 1, int(needed_cpus) + _DATA_CPUS)
+    data_cpus = _DATA_CPUS if runs_at_once == 1 else 1
+    cpus = max(os.cpu_count() or 1, runs_at_once * (int(needed_cpus) + data_cpus))
     ray.init(
         address="local",  # one of our own, also where somebody started a cluster on this machine
         num_cpus=cpus,
@@ -80,12 +83,10 @@ def check_resources(recipe: Recipe) -> None:
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    # Not public, but Ray Train asks the same: what an autoscaler may add at most.
-    may_come = ray._private.state.state.get_max_resources_from_cluster_config() or {}
     address = recipe.scaling.ray_address
     where = "this machine" if address is None else f"the cluster at {address}"
     remedy = "name a cluster in scaling.ray_address" if address is None else "have more nodes started first"
-    check_demand(recipe, nodes, may_come, where, remedy)
+    check_demand(recipe, nodes, _may_come(), where, remedy)
 
 
 def check_demand(
@@ -99,10 +100,8 @@ def check_demand(
 
     ``may_come`` is what an autoscaler may make of the whole at most. Raises ValueError with the numbers.
     """
-    offered = {name: sum(node.get(name, 0) for node in nodes) for node in nodes for name in node}
-    for name, amount in may_come.items():
-        offered[name] = max(amount, offered.get(name, 0))
-    for name, parts in _needed(recipe).items():
+    offered = _together(nodes, may_come)
+    for name, parts in _parts_needed(recipe).items():
         if sum(parts.values()) > offered.get(name, 0):
             who = " and ".join(who for who, amount in parts.items() if amount)
             needed, has = sum(parts.values()), offered.get(name, 0)
@@ -113,6 +112,25 @@ def check_demand(
             )
     if not may_come:
         _check_one_worker(recipe.scaling, nodes, where)
+
+
+def offered_resources() -> dict[str, float]:
+    """By resource, what the connected cluster has, or at most will have where an autoscaler adds nodes."""
+    import ray
+
+    return _together([ray.cluster_resources()], _may_come())
+
+
+def _together(nodes: Sequence[Mapping[str, float]], may_come: Mapping[str, float]) -> dict[str, float]:
+    offered = {name: sum(node.get(name, 0) for node in nodes) for node in nodes for name in node}
+    return offered | {name: max(amount, offered.get(name, 0)) for name, amount in may_come.items()}
+
+
+def _may_come() -> dict[str, float]:
+    import ray
+
+    # Not public, but Ray Train asks the same: what an autoscaler may add at most.
+    return ray._private.state.state.get_max_resources_from_cluster_config() or {}
 
 
 def _check_one_worker(scaling: ScalingConfig, nodes: Sequence[Mapping[str, float]], where: str) -> None:
@@ -127,7 +145,12 @@ def _check_one_worker(scaling: ScalingConfig, nodes: Sequence[Mapping[str, float
         )
 
 
-def _needed(recipe: Recipe) -> dict[str, dict[str, float]]:
+def resources_needed(recipe: Recipe) -> dict[str, float]:
+    """By resource, what the fewest workers that the run goes on with, one decoder and a validation need together."""
+    return {name: sum(parts.values()) for name, parts in _parts_needed(recipe).items()}
+
+
+def _parts_needed(recipe: Recipe) -> dict[str, dict[str, float]]:
     """By resource, what the fewest workers that the run goes on with, decoding and validation need."""
     scaling, validated = recipe.scaling, recipe.eval.resources if recipe.eval.every else {}
     workers, decoders = scaling.min_workers, scaling.decode_cores or 1
@@ -144,4 +167,4 @@ def _needed(recipe: Recipe) -> dict[str, dict[str, float]]:
 
 def _each(scaling: ScalingConfig) -> dict[str, float]:
     """What a worker needs."""
-    return ({"GPU": 1.0} if scaling.use_gpu else {}) | scaling.resources_per_worker
+    return scaling.worker_resources

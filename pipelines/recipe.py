@@ -169,10 +169,10 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises ConfigError listing every problem at once.
     """
     source = name_or_path if name_or_path in recipe_names() else str(Path(name_or_path))
-    return Recipe.build(source, _values(name_or_path, ()), overrides)
+    return Recipe.build(source, recipe_values(name_or_path), overrides)
 
 
-def _values(name_or_path: str, derived: tuple[str, ...]) -> dict[str, Any]:
+def recipe_values(name_or_path: str, derived: tuple[str, ...] = ()) -> dict[str, Any]:
     """The fields of a recipe and of its bases; ``derived`` are those that build on it."""
     values = parse_mapping(name_or_path, _text(name_or_path))
     base = values.pop("base", None)
@@ -184,7 +184,7 @@ def _values(name_or_path: str, derived: tuple[str, ...]) -> dict[str, Any]:
         base = str(Path(name_or_path).parent / base)  # beside the file that names it
     if base in (name_or_path, *derived):
         raise ConfigError(name_or_path, [f"base: {base} builds on this recipe itself"])
-    return merge(_values(base, (name_or_path, *derived)), values)
+    return merge(recipe_values(base, (name_or_path, *derived)), values)
 
 
 def _text(name_or_path: str) -> str:

@@ -277,6 +277,11 @@ class ScalingConfig(Section):
         """The most workers that the run takes."""
         return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]
 
+    @property
+    def worker_resources(self) -> dict[str, float]:
+        """What a worker needs, by Ray's name of it."""
+        return ({"GPU": 1.0} if self.use_gpu else {}) | self.resources_per_worker
+
 
 class TrackingConfig(Section):
     """One MLflow run for a training, the same one after a restart."""

@@ -40,7 +40,8 @@ class Tracker:
     start is an unreachable store an error (ValueError).
     """
 
-    def __init__(self, recipe: Recipe, folder: RunFolder) -> None:
+    def __init__(self, recipe: Recipe, folder: RunFolder, parent: str | None = None) -> None:
+        """``parent`` is the MLflow run that a new one is shown below."""
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # more is the outbox's, which tells of it
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -50,7 +51,7 @@ class Tracker:
             logging.getLogger(name).setLevel(logging.ERROR)
         uri = tracking_uri(recipe)
         self.uri = without_credentials(uri)  # this one is shown, and saved with the run
-        self._folder = folder
+        self._folder, self._parent = folder, parent
         try:
             self._client = MlflowClient(tracking_uri=uri)
             self.run_id, self._known_steps = self._open_patiently(recipe)
@@ -64,10 +65,14 @@ class Tracker:
 
     def describe(self, recipe: Recipe, source: Source) -> None:
         """Log the recipe as flat parameters and the datasets as inputs; repeating it changes nothing."""
-        self._request("parameters", self._send_parameters, recipe)
+        self.log_parameters(recipe.flat())
         self._request("datasets", self._send_datasets, source)
         self.log_text(recipe.to_yaml(), "recipe.yaml")
         self._request("excluded rows", self._send_excluded, source, _now())
+
+    def log_parameters(self, values: dict[str, Any]) -> None:
+        """Log parameters by name; one that the run has already stays as it is."""
+        self._request("parameters", self._send_parameters, values)
 
     def log(self, records: list[dict[str, Any]]) -> None:
         """Log metrics by step; steps that the run already has, from before a restart, are left out."""
@@ -144,15 +149,16 @@ class Tracker:
             if experiment
             else self._client.create_experiment(recipe.tracking.experiment, _artifact_location(recipe, self.uri))
         )
-        run = self._client.create_run(experiment_id, run_name=recipe.name, tags={"clippy.run": recipe.run_url})
+        tags = {"clippy.run": recipe.run_url} | ({"mlflow.parentRunId": self._parent} if self._parent else {})
+        run = self._client.create_run(experiment_id, run_name=recipe.name, tags=tags)
         self._folder.write_json(RUN_FILE, known | {"mlflow_uri": self.uri, "mlflow_run_id": run.info.run_id})
         return run.info.run_id, frozenset()
 
-    def _send_parameters(self, recipe: Recipe) -> None:
+    def _send_parameters(self, values: dict[str, Any]) -> None:
         from mlflow.entities import Param
 
         known = self._client.get_run(self.run_id).data.params
-        flat = {name: str(value)[:6000] for name, value in recipe.flat().items()}
+        flat = {name: str(value)[:6000] for name, value in values.items()}
         new = [Param(name, value) for name, value in flat.items() if name not in known]  # a parameter is written once
         for start in range(0, len(new), 100):
             self._client.log_batch(self.run_id, params=new[start : start + 100])

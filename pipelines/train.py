@@ -25,6 +25,7 @@ import ray.util
 from pipelines.budget import StreamBudget, cluster_budget, execution_options, watch_store
 from pipelines.console import Console
 from pipelines.events import start_event_log
+from pipelines.follower import Follower
 from pipelines.job import Job
 from pipelines.listener import Listener
 from pipelines.local_ray import check_resources, ray_session
@@ -38,22 +39,24 @@ from pipelines.validation import steps_due
 from pipelines.worker import PlanConfig, train_worker
 
 
-def run(recipe: Recipe, console: Console | None = None) -> Summary:
+def run(recipe: Recipe, console: Console | None = None, follower: Follower | None = None) -> Summary:
     """Train as the recipe says, from its newest checkpoint if there is one, and write ``summary.json``.
+
+    ``follower`` hears how it goes, and may ask it to stop.
 
     Raises ValueError, with one clear sentence, for a mistake of the user, and TrainingError for anything else.
     """
     console = console or Console()
     job = prepare(recipe, console)
     with job.folder.held():
-        return _run(recipe, job, console)
+        return _run(recipe, job, console, follower or Follower())
 
 
-def _run(recipe: Recipe, job: Job, console: Console) -> Summary:
+def _run(recipe: Recipe, job: Job, console: Console, follower: Follower) -> Summary:
     step = job.resume_step()
     console.line(opening(job, step))
     started, heard = time.monotonic(), Heard(resumed_from=step)
-    tracker = Tracker(recipe, job.folder) if recipe.tracking.enabled else None
+    tracker = Tracker(recipe, job.folder, follower.mlflow_parent) if recipe.tracking.enabled else None
     status = "FAILED"
     try:
         if tracker:
@@ -62,7 +65,7 @@ def _run(recipe: Recipe, job: Job, console: Console) -> Summary:
             tracker.log_validations(job.folder)
         if step < recipe.train.steps or steps_due(job.folder, recipe.eval.every):
             with ray_session(recipe.scaling):
-                _fit(job, console, tracker, heard)
+                _fit(job, console, tracker, heard, follower)
         mlflow = (tracker.uri, tracker.run_id) if tracker else None
         summary = summarise(job, heard, time.monotonic() - started, mlflow)
         # A run that was finished before keeps the summary of its training.
@@ -81,7 +84,7 @@ def _run(recipe: Recipe, job: Job, console: Console) -> Summary:
     return summary
 
 
-def _fit(job: Job, console: Console, tracker: Tracker | None, heard: Heard) -> None:
+def _fit(job: Job, console: Console, tracker: Tracker | None, heard: Heard, follower: Follower) -> None:
     """Run the trainer in a thread, while this one prints, tracks, validates, and passes on a wish to stop."""
     check_resources(job.recipe)
     budget = cluster_budget(job.recipe, job.source, job.decoding)
@@ -97,17 +100,22 @@ def _fit(job: Job, console: Console, tracker: Tracker | None, heard: Heard) -> N
         except BaseException as error:  # carried over to the main thread
             errors.append(error)
 
-    listener = Listener(job, console, tracker, heard)
+    def stop_requested() -> bool:
+        return follower.wants_stop() or ray.get(events.stop_requested.remote())
+
+    listener = Listener(job, console, tracker, heard, follower)
     thread = threading.Thread(target=fit, daemon=True, name="fit")
-    with _stop_on_signal(lambda: _ask_to_stop(events, console)), watch_store() as gauge:
+    with stop_on_signal(lambda: _ask_to_stop(events, console)), watch_store() as gauge, listener:
         thread.start()
         while thread.is_alive():
             thread.join(timeout=0.2)
             heard.object_store_peak_bytes = gauge.peak_bytes
             listener.listen(ray.get(events.take.remote()))
+            if follower.wants_stop():
+                events.request_stop.remote()
         listener.listen(ray.get(events.take.remote()))
         if not errors and not heard.failures_that_end_it:
-            listener.finish_validation(lambda: ray.get(events.stop_requested.remote()))
+            listener.finish_validation(stop_requested)
     console.clear()
     for failure in heard.failures_that_end_it:
         raise ValueError(failure["failure"]) if failure["user_error"] else TrainingError(failure["failure"])
@@ -164,10 +172,10 @@ def _ask_to_stop(events: Any, console: Console) -> None:
 
 
 @contextmanager
-def _stop_on_signal(ask: Callable[[], None]) -> Iterator[None]:
+def stop_on_signal(ask: Callable[[], None]) -> Iterator[None]:
     """Turn the first Ctrl-C or SIGTERM into ``ask()``, the second into KeyboardInterrupt."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's; under Ray Tune, Tune stops trials
+        yield  # signals are the main thread's; a trial of a study is stopped by its follower
         return
     asked = False
 

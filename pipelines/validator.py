@@ -37,6 +37,12 @@ class Validator:
         """There is a new checkpoint."""
         self._look = True
 
+    def cancel(self) -> None:
+        """Give up the validation that is being made, and free what it takes; a later start makes it."""
+        if self._running is not None:
+            ray.cancel(self._running[1], force=True)
+            self._running = None
+
     def poll(self, timeout: float = 0.0) -> bool:
         """Take a result if there is one, start the next; False when there is nothing left to do.
 

@@ -9,15 +9,12 @@ from __future__ import annotations
 import os
 import platform
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import combinations
 from multiprocessing import get_context
-from pathlib import Path
-from threading import Event, Thread
 
 import numpy as np
 
@@ -26,10 +23,12 @@ from cluster.capacity.measure import decode_costs, step_costs
 from cluster.capacity.pairs import Pairs, find_pairs
 from cluster.capacity.plan import Setting, make_plan
 from cluster.capacity.stream_need import decode_seconds
+from cluster.capacity.watch import count_lines, watch
 from pipelines.bench import bench
 from pipelines.console import Console
 from pipelines.local_ray import ray_session
 from pipelines.recipe import Recipe, load_recipe
+from pipelines.run_folder import METRICS_FILE
 from pipelines.shapes import generate
 from pipelines.train import run
 
@@ -107,9 +106,11 @@ def _stream_rates(places: list[str], workers: int, hardware: Hardware, console: 
         options = [f"model.image.image_size={size}", f"optim.global_batch_size={batch}", "model.text.tokenizer=bytes"]
         free = "scaling.resources_per_worker={CPU: 0}"  # the workers do nothing with what they get
         recipe = load_recipe("shapes", [*places, *options, free, f"scaling.num_workers={workers}"])
-        result = bench(recipe, batches, console)
-        pairs = find_pairs(recipe.data.url, recipe)
-        unit = result.unit_rows * result.cores / result.images_per_second
+        with watch(os.getpid()) as watched:
+            result = bench(recipe, batches, console)
+        pairs, images = find_pairs(recipe.data.url, recipe), batches / 2 * batch
+        timed = watched.last(images / result.images_per_second)  # as bench does, the second half
+        unit = result.unit_rows * timed.owned_seconds / images
         seconds.append(max(1e-4, unit - result.unit_rows * decode_seconds(recipe, pairs, hardware.rates)))
         features.append((1.0, 3.0 * size**2 * result.unit_rows))
     fixed, per_byte = fit(features, seconds)
@@ -119,17 +120,17 @@ def _stream_rates(places: list[str], workers: int, hardware: Hardware, console: 
 def _training_rates(recipe: Recipe, hardware: Hardware, console: Console) -> dict[str, float]:
     """What of a training's core seconds a step, and of a worker's memory, is left to Ray and the loop."""
     pairs = find_pairs(recipe.data.url, recipe)
-    with watch_workers(os.getpid()) as peaks:
-        summary = run(recipe, console)
+    with watch(os.getpid(), count_lines(f"{recipe.run_url}/{METRICS_FILE}")) as watched:
+        run(recipe, console)
+    steps, usage = watched.counted()
     known = _with(hardware, {"cpu_step_seconds": 0.0, "cpu_framework_mib": 0.0})
     plan = make_plan(_setting(recipe, pairs, known))
     cores, batch = plan.setting.cluster.node.cores, recipe.optim.global_batch_size
     explained = batch * cores / next(s.images_per_second for s in plan.stages if s.name.startswith("cores"))
-    measured = batch * cores / (summary.images_per_second or 1.0)
-    rates = {"cpu_step_seconds": max(0.0, measured - explained)}
-    if peaks:
-        rates["cpu_framework_mib"] = (max(peaks.values()) - plan.memory.total) / 2**20
-    return rates
+    return {
+        "cpu_step_seconds": max(0.0, usage.owned_seconds / steps - explained),
+        "cpu_framework_mib": (max(watched.worker_peaks.values()) - plan.memory.total) / 2**20,
+    }
 
 
 def _setting(recipe: Recipe, pairs: Pairs, hardware: Hardware) -> Setting:
@@ -152,37 +153,3 @@ def fit(features: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[f
                 best, least = np.zeros(a.shape[1]), error
                 best[list(columns)] = rates
     return (best / scale).tolist()
-
-
-@contextmanager
-def watch_workers(root: int, seconds: float = 0.5) -> Iterator[dict[int, int]]:
-    """The most resident memory of each of Ray Train's workers below process ``root``, by process id; on Linux alone."""
-    peaks: dict[int, int] = {}
-    done = Event()
-
-    def look() -> None:
-        while not done.wait(seconds):
-            for folder in Path("/proc").glob("[0-9]*"):
-                try:
-                    if (folder / "cmdline").read_bytes().startswith(b"ray::RayTrainWorker") and _below(folder, root):
-                        status = (folder / "status").read_text()
-                        peaks[int(folder.name)] = 1024 * int(status.split("VmHWM:")[1].split()[0])
-                except (OSError, IndexError):  # it ended meanwhile
-                    continue
-
-    thread = Thread(target=look, daemon=True, name="memory of workers")
-    thread.start()
-    try:
-        yield peaks
-    finally:
-        done.set()
-        thread.join()
-
-
-def _below(folder: Path, root: int) -> bool:
-    """Whether the process has ``root`` among its parents."""
-    while folder.name not in ("0", "1"):
-        if int(folder.name) == root:
-            return True
-        folder = folder.parent / (folder / "status").read_text().split("PPid:\t")[1].split()[0]
-    return False

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from math import ceil
 from typing import Any
 
-from cluster.capacity.hardware import gpu_cluster
 from cluster.capacity.plan import DoesNotFit, Plan, Setting, make_plan
 from cluster.capacity.remedies import fitting_micro_batch
 from cluster.capacity.simulation import noise_of, simulate, simulate_run, stream_of
@@ -74,7 +73,7 @@ def forecast(plan: Plan, seed: int, picture: str) -> Forecast:
     counts = [count for count in GPUS if batch % count == 0]
     for done, count in enumerate(counts):
         console.count("numbers of GPUs simulated", done, len(counts))
-        if (other := _with_gpus(plan.setting, count)) is not None:
+        if (other := _plan_for(plan.setting, count)) is not None:
             points.append(_point(other, seed))
     console.clear()
     found = Forecast(plan.setting.recipe.name, plan.setting.cluster.device.name, seed, points, picture)
@@ -84,21 +83,12 @@ def forecast(plan: Plan, seed: int, picture: str) -> Forecast:
     return found
 
 
-def _with_gpus(setting: Setting, count: int) -> Plan | None:
+def _plan_for(setting: Setting, count: int) -> Plan | None:
     """The plan for so many GPUs, in micro-batches that fit; None where none does."""
-    cluster = setting.cluster
-    wider = gpu_cluster(
-        count,
-        cluster.device.name,
-        setting.hardware,
-        precision=setting.recipe.train.precision,
-        worker_cores=cluster.worker_cores,
-        cpu_nodes=round(cluster.cpu_nodes * count / cluster.workers),
-    )
-    told = setting.recipe.train.micro_batch_size
-    own = setting.recipe.optim.global_batch_size // count
+    told, own = setting.recipe.train.micro_batch_size, setting.recipe.optim.global_batch_size // count
     micro = f"train.micro_batch_size={told if told and own % told == 0 else 'null'}"
-    other = replace(setting.with_recipe(f"scaling.num_workers={count}", micro), cluster=wider)
+    cluster = setting.cluster
+    other = setting.with_gpus(count, micro, cpu_nodes=round(cluster.cpu_nodes * count / cluster.workers))
     try:
         return make_plan(other)
     except DoesNotFit as error:

@@ -33,6 +33,8 @@ class Gpu(Section):
     memory_gb_per_s: float = Field(gt=0)
     link_gb_per_s: float = Field(gt=0)
     node: str
+    gcp_node: str | None = None
+    """Google Cloud's machine with eight of them, where it has one."""
     source: str
 
 
@@ -92,6 +94,7 @@ class Hardware(Section):
     gpus: dict[str, Gpu]
     nodes: dict[str, Node]
     cpu_node: str
+    gcp_cpu_node: str
     rates: Rates
 
 

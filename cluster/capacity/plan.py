@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cluster.capacity.failures import CheckpointPlan, plan_checkpoints
-from cluster.capacity.hardware import Cluster, Hardware, Prices
+from cluster.capacity.hardware import Cluster, Hardware, Prices, gpu_cluster
 from cluster.capacity.pairs import Pairs
 from cluster.capacity.step import StepModel, StepSeconds, WorkerMemory, model_step, step_seconds, worker_memory
 from cluster.capacity.stream_need import Stage, UnitCost, object_store, stream_stages, unit_cost
@@ -30,6 +30,22 @@ class Setting:
         """The same with some fields of the recipe set. Raises ConfigError where they do not fit together."""
         recipe = Recipe.build(self.recipe.name, self.recipe.model_dump(mode="json"), list(overrides))
         return replace(self, recipe=recipe)
+
+    def with_gpus(self, count: int, *overrides: str, cpu_nodes: int | None = None) -> Setting:
+        """The same with so many GPUs and, unless told otherwise, as many machines that only decode.
+
+        Raises ConfigError where the recipe's batch does not divide.
+        """
+        wider, cluster = self.with_recipe(f"scaling.num_workers={count}", *overrides), self.cluster
+        gpus = gpu_cluster(
+            count,
+            cluster.device.name,
+            self.hardware,
+            precision=self.recipe.train.precision,
+            worker_cores=cluster.worker_cores,
+            cpu_nodes=cluster.cpu_nodes if cpu_nodes is None else cpu_nodes,
+        )
+        return replace(wider, cluster=replace(gpus, told_decode_cores=cluster.told_decode_cores))
 
 
 class DoesNotFit(ValueError):

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import ceil
 
-from cluster.capacity.hardware import gpu_cluster
 from cluster.capacity.plan import CORES, GIB, WORKERS, DoesNotFit, Plan, Setting, make_plan
 
 _WORTH = 1.03
@@ -157,7 +156,7 @@ def _more_workers(plan: Plan) -> Remedy:
     for times in (2, 4, 8):
         count = times * cluster.workers
         try:
-            wider = make_plan(_with_gpus(setting, count))
+            wider = make_plan(setting.with_gpus(count))
         except ValueError:  # the batch does not divide, or has no rows left
             return best
         share = wider.images_per_second / plan.images_per_second / times
@@ -169,22 +168,6 @@ def _more_workers(plan: Plan) -> Remedy:
         if wider.bound.name != WORKERS:
             return best
     return best
-
-
-def _with_gpus(setting: Setting, count: int) -> Setting:
-    cluster = setting.cluster
-    wider = setting.with_recipe(f"scaling.num_workers={count}")
-    return replace(
-        wider,
-        cluster=gpu_cluster(
-            count,
-            cluster.device.name,
-            setting.hardware,
-            precision=setting.recipe.train.precision,
-            worker_cores=cluster.worker_cores,
-            cpu_nodes=cluster.cpu_nodes,
-        ),
-    )
 
 
 def fitting_changes(setting: Setting, error: DoesNotFit) -> list[str]:

@@ -137,9 +137,13 @@ def _network_rate(unit: UnitCost, pairs: Pairs, cluster: Cluster) -> float:
 
 def object_store(recipe: Recipe, cluster: Cluster, rates: Rates, rows: int) -> StreamBudget:
     """The stream's part of Ray's object store, as a run works it out. Raises ValueError when it does not fit."""
-    share = rates.object_store_share.value * 2**30
     machines = [(cluster.nodes, cluster.node), (cluster.cpu_nodes, cluster.cpu_node)]
-    store = sum(count * min(_RAY_MOST_STORE_BYTES, share * node.memory_gib) for count, node in machines)
+    store = sum(count * machine_store_bytes(node.memory_gib, rates) for count, node in machines)
     source = Source((), recipe.seed, rows)
     decoding = Decoding(recipe.model.image.image_size, "", recipe.model.text.max_tokens)
-    return plan_budget(recipe, source, decoding, cluster.decode_cores, int(store))
+    return plan_budget(recipe, source, decoding, cluster.decode_cores, store)
+
+
+def machine_store_bytes(memory_gib: float, rates: Rates) -> int:
+    """Ray's object store on a machine of so much memory, by its default."""
+    return int(min(_RAY_MOST_STORE_BYTES, rates.object_store_share.value * memory_gib * 2**30))

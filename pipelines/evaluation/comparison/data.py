@@ -183,7 +183,7 @@ def as_csv(comparison: Comparison) -> str:
     writer = csv.DictWriter(stream, CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
     for row in (*_our_lines(comparison), *_paper_lines(comparison)):
-        writer.writerow({name: _as_text(value) for name, value in row.items()})
+        writer.writerow({name: spreadsheet_text(value) for name, value in row.items()})
     return stream.getvalue()
 
 
@@ -229,6 +229,6 @@ def _paper_lines(comparison: Comparison) -> Iterator[dict[str, Any]]:
             }
 
 
-def _as_text(value: Any) -> Any:
+def spreadsheet_text(value: Any) -> Any:
     """Text that a spreadsheet does not take for a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

@@ -37,45 +37,45 @@ _SPECIAL = re.compile(r"([\\`*_\[\]<>|~#&])")
 
 def as_markdown(comparison: Comparison) -> str:
     """The whole comparison as one document."""
-    blocks = [f"# {_text(headline(comparison))}", _text(LEGEND), *_table(models_table(comparison))]
+    blocks = [f"# {escaped(headline(comparison))}", escaped(LEGEND), *table_lines(models_table(comparison))]
     if comparison.warnings:
-        blocks += ["## Warnings", "\n".join(f"- ⚠ {_text(warning)}" for warning in comparison.warnings)]
+        blocks += ["## Warnings", "\n".join(f"- ⚠ {escaped(warning)}" for warning in comparison.warnings)]
     for of_paper, title in ((True, "At a glance: the paper's benchmarks"), (False, "At a glance: other benchmarks")):
         table = glance_table(comparison, of_paper)
         if table.rows:
-            blocks += [f"## {title}", *([] if of_paper else [_text(NOT_IN_PAPER)]), *_table(table)]
+            blocks += [f"## {title}", *([] if of_paper else [escaped(NOT_IN_PAPER)]), *table_lines(table)]
     for shown in comparison.tables:
         blocks += _paper_table(shown, comparison)
     if comparison.tables:
-        blocks.append(_text(f"{paper_legend()} {left_out_tables(comparison)} Source: {paper_source()}."))
+        blocks.append(escaped(f"{paper_legend()} {left_out_tables(comparison)} Source: {paper_source()}."))
     for benchmark in comparison.benchmarks:
         blocks += _benchmark(benchmark, comparison)
     return "\n\n".join(blocks) + "\n"
 
 
 def _paper_table(shown: TableComparison, comparison: Comparison) -> Iterator[str]:
-    yield f"## {_text(shown.table.name)}: {_text(shown.table.title)}"
+    yield f"## {escaped(shown.table.name)}: {escaped(shown.table.title)}"
     if shown.reference:
-        yield f"Differences are from {_text(reference_name(shown.reference))}."
-    yield from _table(paper_table(shown, comparison))
-    yield "\n".join(f"- {_text(line)}" for line in (*shown.table.notes, *protocol_lines(shown, comparison)))
+        yield f"Differences are from {escaped(reference_name(shown.reference))}."
+    yield from table_lines(paper_table(shown, comparison))
+    yield "\n".join(f"- {escaped(line)}" for line in (*shown.table.notes, *protocol_lines(shown, comparison)))
 
 
 def _benchmark(benchmark: BenchmarkComparison, comparison: Comparison) -> Iterator[str]:
-    yield f"## {_text(benchmark.title)}"
+    yield f"## {escaped(benchmark.title)}"
     if benchmark.warnings:
-        yield "\n".join(f"- ⚠ {_text(warning)}" for warning in benchmark.warnings)
+        yield "\n".join(f"- ⚠ {escaped(warning)}" for warning in benchmark.warnings)
     for question in benchmark.questions():
-        yield f"### {_text(question.capitalize())}"
-        yield from _table(question_table(benchmark, question, comparison))
+        yield f"### {escaped(question.capitalize())}"
+        yield from table_lines(question_table(benchmark, question, comparison))
     yield "### How it was measured"
-    yield from _table(protocol_table(benchmark))
+    yield from table_lines(protocol_table(benchmark))
     yield from _classes(benchmark)
     for gallery in galleries(benchmark.results):
         about = f", {gallery.table}" if gallery.table else ""
         for title, pictures in ((f"Best pictures{about}", gallery.best), (f"Worst pictures{about}", gallery.worst)):
             if pictures:
-                yield f"### {_text(title)}"
+                yield f"### {escaped(title)}"
                 yield "\n".join(f"- {_picture(shown)}" for shown in pictures)
 
 
@@ -83,11 +83,11 @@ def _classes(benchmark: BenchmarkComparison) -> Iterator[str]:
     lines = class_lines(benchmark.benchmark, benchmark.results)
     if lines:
         number = class_number(next(iter(benchmark.results.values())).result)
-        yield f"### Classes, {_text(number)}"
+        yield f"### Classes, {escaped(number)}"
         ends = [("best", lines[:_CLASSES]), ("worst", lines[_CLASSES:][-_CLASSES:])]
         for title, some in ends:
             said = (
-                f"{_text(line.name)} (" + ", ".join(f"{k} {percent_text(v)}" for k, v in line.percents.items()) + ")"
+                f"{escaped(line.name)} (" + ", ".join(f"{k} {percent_text(v)}" for k, v in line.percents.items()) + ")"
                 for line in some
             )
             if some:
@@ -96,7 +96,7 @@ def _classes(benchmark: BenchmarkComparison) -> Iterator[str]:
         pairs = confused_pairs(found.result, CONFUSED_PAIRS)
         if pairs:
             yield f"### Most confused, {label}"
-            yield from _table(pairs_table(pairs, class_unit(found.result)))
+            yield from table_lines(pairs_table(pairs, class_unit(found.result)))
 
 
 def _picture(shown: Shown) -> str:
@@ -104,27 +104,27 @@ def _picture(shown: Shown) -> str:
         f"{label} {percent_text(percent(picture.score) if picture.score is not None else None)}"
         for label, picture in shown.drawn.items()
     )
-    return f"{_text(shown.name)}: {', '.join(scores)}"
+    return f"{escaped(shown.name)}: {', '.join(scores)}"
 
 
-def _table(table: Table) -> Iterator[str]:
+def table_lines(table: Table) -> Iterator[str]:
     """The table, and its footnotes as a list under it."""
-    lines = ["| " + " | ".join(map(_text, table.head)) + " |", "|" + " --- |" * len(table.head)]
+    lines = ["| " + " | ".join(map(escaped, table.head)) + " |", "|" + " --- |" * len(table.head)]
     for row in table.rows:
-        name = _text(", ".join(filter(None, (row.name, row.detail))) + (f" [{row.note}]" if row.note else ""))
+        name = escaped(", ".join(filter(None, (row.name, row.detail))) + (f" [{row.note}]" if row.note else ""))
         name = f"**{name}**" if row.kind == "ours" and name else name
         lines.append("| " + " | ".join([name, *map(_entry, row.entries)]) + " |")
     yield "\n".join(lines)
     if table.footnotes:
-        yield "\n".join(f"{number}. {_text(note)}" for number, note in enumerate(table.footnotes, 1))
+        yield "\n".join(f"{number}. {escaped(note)}" for number, note in enumerate(table.footnotes, 1))
 
 
 def _entry(entry: Entry) -> str:
     said = [difference.said(other) for other, difference in entry.differences]
     said += [entry.detail] if entry.detail else []
-    return _text(f"{entry.text} ({'; '.join(said)})" if said else entry.text)
+    return escaped(f"{entry.text} ({'; '.join(said)})" if said else entry.text)
 
 
-def _text(text: str) -> str:
+def escaped(text: str) -> str:
     """``text`` as Markdown that shows it as it is, on one line."""
     return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
