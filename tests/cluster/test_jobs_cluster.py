@@ -68,7 +68,7 @@ def setting(tmp_path_factory: pytest.TempPathFactory, s3: str) -> Iterator[Setti
     environment = {"XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
     bare = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RAY_AUTH"))}
     command = [sys.executable, "-m", "cluster.cli", "cluster"]
-    up = [*command, "up", "--local", "--nodes", "2", "--cpus-per-node", "4", "--json"]
+    up = [*command, "up", "--local", "--nodes", "2", "--cpus-per-node", "3", "--json"]
     result = subprocess.run(up, env={**bare, **environment}, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     try:
