@@ -57,8 +57,13 @@ class JobServer:
             )
 
     def nodes(self) -> list[Node]:
-        """The nodes that are alive, the head first."""
-        listed = self._get("/api/v0/nodes?limit=10000")["data"]["result"]["result"]
+        """The nodes that are alive, the head first. Raises ValueError where the cluster cannot tell."""
+        try:
+            listed = self._get("/api/v0/nodes?limit=10000")["data"]["result"]["result"]
+        except (KeyError, TypeError):
+            raise ValueError(
+                f"the cluster at {self._shown} does not tell its nodes; look into its head's logs"
+            ) from None
         summary = self._get("/nodes?view=summary").get("data") or {}
         usage = summary.get("nodeLogicalResources") or {}
         nodes = [

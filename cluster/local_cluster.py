@@ -143,6 +143,7 @@ def _environment(token_file: Path) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         # A head without CPUs would start one process at a time, and a job has several there.
         "RAY_worker_maximum_startup_concurrency": "4",
+        "RAY_prestart_worker_first_driver": "0",  # a process for each CPU, and these CPUs are only counted
     }
 
 

@@ -100,9 +100,9 @@ def _training(words: list[str], options: argparse.Namespace) -> Submission:
 
 
 def _tuning(words: list[str], options: argparse.Namespace) -> Submission:
-    from tuning.study import load_study  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    from tuning.study import load_study
 
-    base: Recipe = load_study(options.study, options.overrides).base_recipe
+    base = load_study(options.study, options.overrides).base_recipe
     files = (_inside(options.study),) if Path(options.study).suffix in (".yaml", ".yml") else ()
     fields = [*_absolute_fields(base), *_ON_THE_CLUSTER]
     return Submission(tuple(_with_fields(words, options, fields)), base, files, _local_places(base))

@@ -84,10 +84,23 @@ def test_other_commands(tmp_path: Path) -> None:
     assert quick.local == {"--out": "quickstart"}
 
 
+def test_a_study_s_folders_and_demand_are_those_of_its_base_recipe(tmp_path: Path) -> None:
+    submission = read_command(["tune", "shapes-pooling", "budget.trials=2", "storage.url=s3://b/runs", "--json"])
+    assert submission.words == (
+        *("tune", "shapes-pooling", "budget.trials=2", "storage.url=s3://b/runs"),
+        *(f'data.url="{tmp_path}/data/shapes/train"', f'eval.url="{tmp_path}/data/shapes"'),
+        *("scaling.ray_address=auto", "--json"),
+    )
+    assert set(submission.local) == {"data.url", "eval.url"}
+    assert submission.recipe is not None
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["--"], "COMMAND: say what the job runs, after --"),
+        (["--", "tune", "shapes-poolin"], "did you mean 'shapes-pooling'?"),
+        (["--", "tune", "list"], "clippy tune list runs here"),
         (["--", "report", "runs/x"], "clippy report runs/x runs here; jobs are train, tune,"),
         (["--", "trane", "shapes"], "invalid choice: 'trane'"),
         (["--", "train", "shapes", "train.stepz=3"], "no such field; did you mean 'steps'?"),
