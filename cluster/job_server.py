@@ -9,16 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from cluster.local_cluster import find_local_cluster
+from pipelines.credentials import without_credentials
 
 _SECONDS = 10
 """So long the server may take for a small answer."""
-ADDRESS_HELP = (
-    "the cluster's job server, as http://HOST:8265; default: RAY_API_SERVER_ADDRESS, RAY_ADDRESS, or what clippy "
-    "cluster up --local started"
-)
 
 
 @dataclass(frozen=True)
@@ -47,8 +43,7 @@ class JobServer:
 
     @property
     def _shown(self) -> str:
-        host = urlsplit(self.url).netloc
-        return self.url.replace(host, host.rpartition("@")[2], 1)
+        return without_credentials(self.url)
 
     def check_version(self) -> None:
         """Raises ValueError where the cluster's Ray is not the one that this program is for."""
@@ -84,12 +79,11 @@ class JobServer:
         """Ray's own client, for jobs and packages. Raises ValueError for what the server refuses."""
         import aiohttp
         import requests
-
-        for name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
-            logging.getLogger(name).setLevel(logging.ERROR)
         from ray.exceptions import AuthenticationError
         from ray.job_submission import JobSubmissionClient
 
+        for name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         try:
             with _told("RAY_API_SERVER_ADDRESS", self.url):  # or RAY_ADDRESS would have the last word
                 client = JobSubmissionClient(self.url, headers=dict(self._headers))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.job_server import ADDRESS_HELP
 from cluster.package import DEFAULT_MIB, MOST_MIB
 from cluster.verbs import add_json, columns, print_result, table, verb
 
@@ -76,7 +76,12 @@ def _add_submit(actions: Any) -> None:
 
 
 def _add_common(command: Any) -> None:
-    command.add_argument("--address", metavar="URL", help=ADDRESS_HELP)
+    command.add_argument(
+        "--address",
+        metavar="URL",
+        help="the cluster's job server, as http://HOST:8265; default: RAY_API_SERVER_ADDRESS, RAY_ADDRESS, or what "
+        "clippy cluster up --local started",
+    )
     add_json(command)
 
 
@@ -100,7 +105,7 @@ def _submit(options: argparse.Namespace) -> int:
     report: dict[str, Any] = {"address": server.url, "command": ["clippy", *submission.words]}
     report |= {"package": package.as_dict() if package else None}
     if options.dry_run:
-        print_result(report, options.json, f"would run: clippy {' '.join(submission.words)}")
+        print_result(report, options.json, f"would run: clippy {shlex.join(submission.words)}")
         return 0
     name = submit(server, submission, package, environment=environment, install=install, image=options.image)
     console.line(f"job {name} is sent to {server.url}")

@@ -47,14 +47,18 @@ class Job:
 
     @property
     def error(self) -> str:
-        """The last thing that a failed job said."""
+        """Why it failed: the last line of its log, or what kept it from starting, such as pip's error."""
         _, logged, tail = self.message.partition("last available logs")
         lines = [line.strip() for line in (tail if logged else self.message).splitlines() if line.strip()]
-        return (lines[-1] if logged else lines[0]) if lines else "it left no message"
+        if not lines:
+            return "it left no message"
+        if logged:
+            return lines[-1]
+        return " ".join([lines[0], *(line for line in lines[1:] if line.startswith("ERROR:"))][:2])
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
-        told = {"job": self.name, "status": self.status, "command": self.command}
+        told: dict[str, Any] = {"job": self.name, "status": self.status, "command": self.command}
         told |= {"started": self.started, "ended": self.ended}
         return told | ({"error": self.error} if self.status == "FAILED" else {})
 

@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-START_SECONDS = 90
+START_SECONDS = 180
 _STOP_SECONDS = 15
 _STORE_SHARE = 0.3
 """Of the memory, for the object stores of all nodes; Ray would give each node as much."""
@@ -47,11 +47,6 @@ class LocalCluster:
         """The processes that still run, and are this cluster's: an id may have passed on to another process."""
         return [pid for pid in self.pids if str(self.scratch) in _command(pid)]
 
-    def log_tail(self, lines: int = 3) -> str:
-        """The last words of the nodes' logs."""
-        texts = [file.read_text(errors="replace") for file in sorted(self.scratch.glob("*.log"))]
-        return " / ".join(line.strip() for text in texts for line in text.splitlines()[-lines:] if line.strip())
-
 
 def state_folder() -> Path:
     """Where the cluster of this user is remembered."""
@@ -61,7 +56,7 @@ def state_folder() -> Path:
 def find_local_cluster() -> LocalCluster | None:
     """The cluster that was started here, if its head still runs."""
     cluster = _remembered()
-    return cluster if cluster and cluster.pids[0] in cluster.running() else None
+    return cluster if cluster and set(cluster.pids[:1]) & set(cluster.running()) else None
 
 
 def start_local_cluster(nodes: int, cpus_per_node: int, progress: Callable[[str], None]) -> LocalCluster:
@@ -82,25 +77,25 @@ def start_local_cluster(nodes: int, cpus_per_node: int, progress: Callable[[str]
     port, dashboard = cluster.ray_address.rpartition(":")[2], cluster.url.rpartition(":")[2]
     memory = f"--object-store-memory={_store_bytes(nodes)}"
     head = ["--head", f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"]
-    head += ["--include-dashboard=true", f"--temp-dir={cluster.scratch}", "--disable-usage-stats"]
+    head += ["--include-dashboard=true", "--disable-usage-stats"]
     head += ["--num-cpus=0", "--num-gpus=0", f"--ray-client-server-port={_free_port()}"]
     try:
         progress("starting the head")
-        cluster = _with_node(cluster, "head", [*head, f"--object-store-memory={_STORE_BYTES[0]}"])
+        cluster = _with_node(cluster, [*head, f"--object-store-memory={_STORE_BYTES[0]}"])
         _wait(cluster, lambda: _alive(cluster.url, token) == 1, "the head did not come up")
         progress(f"starting {nodes} nodes")
         for number in range(1, nodes + 1):
             arguments = [f"--address={cluster.ray_address}", f"--num-cpus={cpus_per_node}", memory]
             arguments += [] if number == 1 else ["--num-gpus=0"]  # the first has those of the machine
-            cluster = _with_node(cluster, f"node-{number}", arguments)
+            cluster = _with_node(cluster, arguments)
         _wait(cluster, lambda: _alive(cluster.url, token) == nodes + 1, "not all nodes came up")
     except BaseException:
-        stop_local_cluster()
+        stop_local_cluster(keep_logs=True)
         raise
     return cluster
 
 
-def stop_local_cluster() -> LocalCluster | None:
+def stop_local_cluster(keep_logs: bool = False) -> LocalCluster | None:
     """Stop the processes of the cluster that is remembered, and nothing else; forget it. None if there is none."""
     cluster = _remembered()
     if cluster:
@@ -111,7 +106,8 @@ def stop_local_cluster() -> LocalCluster | None:
             time.sleep(0.1)
         for pid in cluster.running():
             _signal(pid, signal.SIGKILL)
-        shutil.rmtree(cluster.scratch, ignore_errors=True)
+        if not keep_logs:
+            shutil.rmtree(cluster.scratch, ignore_errors=True)
     shutil.rmtree(state_folder(), ignore_errors=True)
     return cluster
 
@@ -145,6 +141,8 @@ def _environment(token_file: Path) -> dict[str, str]:
         "RAY_AUTH_TOKEN_PATH": str(token_file),
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
+        # A head without CPUs would start one process at a time, and a job has several there.
+        "RAY_worker_maximum_startup_concurrency": "4",
     }
 
 
@@ -164,16 +162,19 @@ def _new_cluster(token: str, cpus_per_node: int) -> LocalCluster:
     )
 
 
-def _with_node(cluster: LocalCluster, name: str, arguments: list[str]) -> LocalCluster:
+def _with_node(cluster: LocalCluster, arguments: list[str]) -> LocalCluster:
     """The cluster with one node more, started and remembered."""
+    name = _node_name(len(cluster.pids))
+    folder = cluster.scratch / name  # of its own: nodes that share one get in each other's way
+    folder.mkdir()
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--node-ip-address=127.0.0.1"]
-    command += [f"--node-name={name}-of-{cluster.scratch}", f"--dashboard-agent-listen-port={_free_port()}"]
+    command += [f"--node-name={name}", f"--temp-dir={folder}", f"--dashboard-agent-listen-port={_free_port()}"]
     command += ["--min-worker-port=0", "--max-worker-port=0", *arguments]
-    with open(cluster.scratch / f"{name}.log", "wb") as log:
+    with open(folder / "log", "wb") as log:
         process = subprocess.Popen(
             command,
             env=_environment(cluster.token_file),
-            cwd=cluster.scratch,  # or the folder of whoever started it would be importable in every job
+            cwd=folder,  # or the folder of whoever started it would be importable in every job
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -184,11 +185,18 @@ def _with_node(cluster: LocalCluster, name: str, arguments: list[str]) -> LocalC
     return grown
 
 
+def _node_name(number: int) -> str:
+    return f"node-{number}" if number else "head"
+
+
 def _wait(cluster: LocalCluster, is_so: Callable[[], bool], problem: str) -> None:
     deadline = time.monotonic() + START_SECONDS
     while not is_so():
-        if len(cluster.running()) < len(cluster.pids) or time.monotonic() > deadline:
-            raise ValueError(f"--local: {problem}: {cluster.log_tail() or 'its log is empty'}")
+        ended = set(cluster.pids) - set(cluster.running())
+        if ended or time.monotonic() > deadline:
+            names = [_node_name(number) for number, pid in enumerate(cluster.pids) if pid in ended]
+            reason = f"{names[0]} ended by itself" if names else f"waited for {START_SECONDS} s"
+            raise ValueError(f"--local: {problem}: {reason}; why is in the logs in {cluster.scratch}")
         time.sleep(0.2)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import stat
 import subprocess
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zipfile import ZipInfo
 
 DEFAULT_MIB = 50.0
 MOST_MIB = 95.0
@@ -36,7 +38,8 @@ _SECRETS = (
     *("token", "*.token", "auth_token*", "*_token", "*-token", "hf_token*", "passwords.*", "*.passwd"),
     *(".aws", ".ssh", ".gnupg", ".azure", ".gcloud", ".kube", ".docker"),
 )
-_NO_SECRETS = ("*.example", "*.sample", "*.template", "*.pub")
+_NO_SECRETS = ("*.example", "*.sample", "*.template", "*.pub", "*.py", "*.pyi", "*.md")
+"""Of code such as credentials.py, what it holds tells, not how it is called."""
 _PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----(\\n|\r?\n)\s*[A-Za-z0-9+/=]{16}")
 _LOOKED_INTO_BYTES = 1 << 20
 _SHOWN = 5
@@ -75,7 +78,8 @@ class Package:
         """Two or three lines."""
         from pipelines.inspection.units import bytes_text
 
-        lines = [f"package: {len(self.sizes)} files, {bytes_text(self.total_bytes)} ({self.ignored_by})"]
+        files = f"{len(self.sizes)} file{'s' * (len(self.sizes) != 1)}"
+        lines = [f"package: {files}, {bytes_text(self.total_bytes)} ({self.ignored_by})"]
         lines.append(f"  largest: {_listed(self.largest())}" if self.sizes else "  nothing to send")
         if self.withheld:
             more = f", and {len(self.withheld) - _SHOWN} more" if len(self.withheld) > _SHOWN else ""
@@ -96,7 +100,9 @@ class Package:
 
     def write(self, file: Path, more: Mapping[str, bytes] | None = None) -> None:
         """As a zip, the same bytes for the same files; ``more`` are further files, that only their owner may read."""
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        from zipfile import ZIP_DEFLATED, ZipFile
+
+        with ZipFile(file, "w", ZIP_DEFLATED) as archive:
             for name in sorted(self.sizes):
                 path = self.folder / name
                 mode = 0o755 if path.stat().st_mode & stat.S_IXUSR else 0o644
@@ -128,10 +134,12 @@ def find_package(folder: Path, exclude: Sequence[str] = (), include: Sequence[st
     return Package(folder, sizes, tuple(sorted(withheld)), ignored_by)
 
 
-def _entry(name: str, mode: int) -> zipfile.ZipInfo:
-    entry = zipfile.ZipInfo(name)  # as of 1980: the same files make the same package
+def _entry(name: str, mode: int) -> ZipInfo:
+    from zipfile import ZIP_DEFLATED, ZipInfo
+
+    entry = ZipInfo(name)  # as of 1980: the same files make the same package
     entry.external_attr = (stat.S_IFREG | mode) << 16
-    entry.compress_type = zipfile.ZIP_DEFLATED
+    entry.compress_type = ZIP_DEFLATED
     return entry
 
 

@@ -85,7 +85,7 @@ def read_command(words: Sequence[str]) -> Submission:
     if name == "quickstart":
         return _quickstart(words, options)
     if name == "tune":
-        return Submission(tuple(_with_fields(words, options, _ON_THE_CLUSTER)))
+        return _tuning(words, options)
     told = ["--ray-address", "auto"] if how == "option" else []
     return _other(words, options, _PLACES[name], told)
 
@@ -97,6 +97,15 @@ def _training(words: list[str], options: argparse.Namespace) -> Submission:
     files = () if options.recipe in recipe_names() else (_inside(options.recipe),)
     fields = [*_absolute_fields(recipe), *_ON_THE_CLUSTER]
     return Submission(tuple(_with_fields(words, options, fields)), recipe, files, _local_places(recipe))
+
+
+def _tuning(words: list[str], options: argparse.Namespace) -> Submission:
+    from tuning.study import load_study  # type: ignore[import-not-found, import-untyped, unused-ignore]
+
+    base: Recipe = load_study(options.study, options.overrides).base_recipe
+    files = (_inside(options.study),) if Path(options.study).suffix in (".yaml", ".yml") else ()
+    fields = [*_absolute_fields(base), *_ON_THE_CLUSTER]
+    return Submission(tuple(_with_fields(words, options, fields)), base, files, _local_places(base))
 
 
 def _quickstart(words: list[str], options: argparse.Namespace) -> Submission:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from cluster.tune_report import add_report_verb
 from cluster.verbs import add_json, print_result, verb
 
 _OVERRIDES = "fields to set, of the study (budget.trials=20, name=mine) or of its base recipe (data.url=...)"
-_WORDS = ("run", "list", "show")
+_ACTIONS = ("run", "list", "show", "report")
+"""What follows ``clippy tune``; any other word is a study."""
 
 
 def add_tune_verbs(verbs: Any) -> None:
     """``clippy tune STUDY`` is short for ``clippy tune run STUDY``."""
-    noun = verbs.add_parser("tune", help="search over recipes: run a study, list and show those that ship")
+    noun = verbs.add_parser("tune", help="search over recipes: run a study, report it, list and show those that ship")
     actions = noun.add_subparsers(title="commands", metavar="COMMAND", required=True)
     command = verb(
         actions, "run", _run, "run a study; the same command again goes on (clippy tune STUDY is short for it)"
@@ -24,6 +26,7 @@ def add_tune_verbs(verbs: Any) -> None:
     )
     _add_study(command)
     add_json(verb(actions, "list", _list, "the studies that ship with the package"))
+    add_report_verb(actions)
 
 
 def _add_study(command: Any) -> None:
@@ -32,9 +35,10 @@ def _add_study(command: Any) -> None:
     add_json(command)
 
 
-def with_run(arguments: list[str], words: tuple[str, ...] = _WORDS) -> list[str]:
+def with_run(arguments: list[str]) -> list[str]:
     """``tune STUDY ...`` as ``tune run STUDY ...``."""
-    if len(arguments) > 1 and arguments[0] == "tune" and arguments[1] not in words and arguments[1][0:1] != "-":
+    words = [argument for argument in arguments[1:] if not argument.startswith("-")]
+    if arguments[:1] == ["tune"] and words and words[0] not in _ACTIONS:
         return ["tune", "run", *arguments[1:]]
     return arguments
 

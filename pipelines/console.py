@@ -39,7 +39,7 @@ class Console:
         self._live = True
 
     def block(self, lines: Sequence[str]) -> None:
-        """Lines that replace the last block on a terminal; they go when something else is said, and in a log."""
+        """Lines that replace the last block on a terminal, until something else is said; a log does without them."""
         if not self.is_terminal:
             return
         self.clear()

@@ -26,10 +26,9 @@ class Board:
             most = max(3, shutil.get_terminal_size().lines - 4)
             self._console.block(study_table(self._study, self._records, most))
 
-    def started(self, trial: Trial) -> None:
-        """A trial begins or goes on."""
-        on = f" goes on at step {trial.steps}" if trial.steps else ""
-        self._note(f"trial {trial.number}{on}: {shown(trial.parameters)}")
+    def started(self, trial: Trial, again: bool) -> None:
+        """A trial begins, or goes on."""
+        self._note(f"trial {trial.number}{' goes on' if again else ''}: {shown(trial.parameters)}")
 
     def measured(self, trial: Trial, step: int, steps: int) -> None:
         """A validation of a trial."""

@@ -8,22 +8,20 @@ neither run what a pickle says nor lose what came since. What a study goes on fr
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
-from ray.tune.execution import class_cache
 
 from clippy.config import ConfigError, flatten
 from pipelines.console import Console
 from pipelines.credentials import without_credentials
+from pipelines.evaluation.benchmarks import open_parts
+from pipelines.evaluation.protocol import choose_protocol
 from pipelines.local_ray import check_resources, ray_session
+from pipelines.prepare import find_datasets
 from pipelines.run_folder import RECIPE_FILE, RunFolder
 from pipelines.storage import Location, locate
 from pipelines.summary import TrainingError
@@ -31,13 +29,14 @@ from pipelines.tracking import Tracker, tracking_uri
 from pipelines.train import stop_on_signal
 from tuning.board import Board, study_table
 from tuning.placing import Places, find_places, largest_recipes, runs_at_once
+from tuning.quiet import quiet_tune
 from tuning.records import TrialRecords
 from tuning.results import STUDY_FILE, TRIALS, StudyResults, Trial
 from tuning.searchers import Search, TuneSearcher, build_search
 from tuning.space import corners
 from tuning.stopping import build_scheduler
 from tuning.study import Study, shown
-from tuning.trial import StopFlags, run_trial
+from tuning.trial import run_trial, start_stop_flags
 from tuning.watch import Watch
 
 
@@ -118,9 +117,6 @@ def _check_folder(study: Study, folder: Location) -> None:
 
 def _check_data(study: Study, console: Console) -> None:
     """Refuse missing data once, rather than in every trial; make the manifest before several trials would at once."""
-    from pipelines.evaluate import choose_protocol, open_parts
-    from pipelines.prepare import find_datasets
-
     base, places = study.base_recipe, {}
     points = corners(study.space, base.flat()) if any(name.startswith("data.") for name in study.space) else [{}]
     for recipe in map(study.trial_recipe, points):
@@ -139,10 +135,10 @@ def _search(study: Study, records: TrialRecords, search: Search, console: Consol
     tracker = _parent_run(study, records.folder) if base.tracking.enabled else None
     ended = "FAILED"
     try:
-        with ray_session(base.scaling, runs_at_once(study)):
+        with quiet_tune(console) as tune_folder, ray_session(base.scaling, runs_at_once(study)):
             for recipe in largest_recipes(study):
                 check_resources(recipe)
-            status = _tune(study, records, search, tracker, console)
+            status = _tune(study, records, search, tracker, console, tune_folder)
         ended = "FINISHED" if status == "finished" else "KILLED"
         return status
     except KeyboardInterrupt:
@@ -163,10 +159,12 @@ def _parent_run(study: Study, folder: Location) -> Tracker:
     return tracker
 
 
-def _tune(study: Study, records: TrialRecords, search: Search, tracker: Tracker | None, console: Console) -> str:
+def _tune(
+    study: Study, records: TrialRecords, search: Search, tracker: Tracker | None, console: Console, tune_folder: str
+) -> str:
     """Have Ray Tune run the trials that are left; how it ended."""
     places = find_places(study)
-    flags = ray.remote(num_cpus=0)(StopFlags).remote()
+    flags = start_stop_flags()
     watch = Watch(study, records, Board(study, records, console), tracker)
     searcher = TuneSearcher(search, records, _trial_config(study, records.folder, places))
 
@@ -182,7 +180,7 @@ def _tune(study: Study, records: TrialRecords, search: Search, tracker: Tracker 
     over = [trial for trial in records.trials.values() if trial.is_over]
     count, parent = search.left, tracker.run_id if tracker else None
     console.line(_opening(study, records, count, places))
-    with stop_on_signal(lambda: _ask_to_stop(watch, console)), _tune_folder() as tune_folder:
+    with stop_on_signal(lambda: _ask_to_stop(watch, console)):
         tune.Tuner(
             tune.with_resources(tune.with_parameters(run_trial, stop_flags=flags, mlflow_parent=parent), places.driver),
             tune_config=tune.TuneConfig(
@@ -228,22 +226,6 @@ def _trial_config(study: Study, folder: Location, places: Places) -> Callable[[T
         return {"number": trial.number, "recipe": recipe.model_dump_json()}
 
     return config
-
-
-@contextmanager
-def _tune_folder() -> Iterator[str]:
-    """A folder for what Tune insists on writing, and Tune told to write and print little."""
-    os.environ |= {
-        "RAY_CHDIR_TO_TRIAL_DIR": "0",
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # progress is reported between validations
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ours saves checkpoints first
-        "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    }
-    # Tune would put the credentials into the environment that it has Ray make for trials, which Ray logs.
-    class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
-    with tempfile.TemporaryDirectory(prefix="clippy-tune-") as folder:
-        yield folder
 
 
 def _ask_to_stop(watch: Watch, console: Console) -> None:

@@ -78,7 +78,8 @@ class TpeSearch:
         sampler = optuna.samplers.TPESampler(
             seed=study.search_seed + len(records.trials), n_startup_trials=min(_STARTUP_TRIALS, 1 + self._budget // 3)
         )
-        directions = ["maximize" if metric.direction == "max" else "minimize" for metric in study.metrics]
+        better = {"max": optuna.study.StudyDirection.MAXIMIZE, "min": optuna.study.StudyDirection.MINIMIZE}
+        directions = [better[metric.direction] for metric in study.metrics]
         self._optuna = optuna.create_study(sampler=sampler, directions=directions)
         self._asked: dict[int, optuna.Trial] = {}
         for trial in records.trials.values():
@@ -101,21 +102,23 @@ class TpeSearch:
         if len(self._records.trials) >= self._budget:
             return None
         asked = self._optuna.ask()
-        trial = self._records.new(len(self._records.trials), assign(self._study.space, self._base, _suggest(asked)))
+        trial = self._records.new(
+            max(self._records.trials, default=-1) + 1, assign(self._study.space, self._base, _suggest(asked))
+        )
         self._asked[trial.number] = asked
         return trial
 
     def learn(self, trial: Trial) -> None:
         """Tell Optuna; one stopped early counts as pruned where there is one metric, for its values are those of an
         early step."""
-        asked = self._asked.pop(trial.number)
-        values = [trial.value(metric.metric) for metric in self._study.metrics]
-        if trial.status == "failed" or None in values:
+        asked, metrics = self._asked.pop(trial.number), [objective.metric for objective in self._study.metrics]
+        values = [value for metric in metrics if (value := trial.value(metric)) is not None]
+        if trial.status == "failed" or len(values) < len(metrics):
             self._optuna.tell(asked, state=self._states.FAIL)
-        elif trial.status == "stopped" and len(values) == 1:
+        elif trial.status == "stopped" and len(metrics) == 1:
             for record in trial.history:
-                if self._study.metrics[0].metric in record:
-                    asked.report(record[self._study.metrics[0].metric], int(record["step"]))
+                if metrics[0] in record:
+                    asked.report(record[metrics[0]], int(record["step"]))
             self._optuna.tell(asked, state=self._states.PRUNED)
         else:
             self._optuna.tell(asked, values)
@@ -157,6 +160,10 @@ class TuneSearcher(Searcher):
         self._numbers: dict[str, int] = {}
         self.ended = False
         """Whether no further trial shall start."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles what it is given, and a study never reads a pickle."""
+        return {}
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial's configuration."""

@@ -33,6 +33,10 @@ class EarlyStopping(ASHAScheduler):
         self._name, self._ask = objective.metric, ask
         self.asked: set[int] = set()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles what it is given, and a study never reads a pickle."""
+        return {}
+
     def remember(self, trials: Iterable[Trial]) -> None:
         """Let these, which are over, count where others are compared with them."""
         for trial in trials:

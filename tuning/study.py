@@ -163,10 +163,11 @@ def load_study(name_or_path: str, overrides: Sequence[str] = ()) -> Study:
         f"{name_or_path}: base", merge(_base_values(study.base, name_or_path), study.overrides), of_base
     )
     study = study.model_copy(update={"base": base.model_dump(mode="json"), "overrides": {}})
+    told = dict.fromkeys(override.partition("=")[0] for override in of_base)
     problems = [
         f"{name}: the study searches this field; to fix it, set space.{name}.grid=[...] to one value"
-        for name in (override.partition("=")[0] for override in of_base)
-        if name in study.space
+        for name in told
+        if name in study.space and not study.space[name].when
     ]
     problems = problems or list(_problems(study, base))
     if problems:

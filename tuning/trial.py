@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipelines import validation
 from pipelines.console import Console
@@ -47,6 +48,12 @@ class StopFlags:
     def stop_requested(self, number: int) -> bool:
         """Whether this trial should stop."""
         return self._all or number in self._numbers
+
+
+def start_stop_flags() -> Any:
+    """A handle of new flags, as an actor that takes no CPU and lives where the driver does."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(StopFlags).remote()
 
 
 def run_trial(config: dict[str, Any], stop_flags: Any, mlflow_parent: str | None) -> None:
@@ -121,7 +128,11 @@ class TrialFollower(Follower):
 
     def mlflow_run(self) -> dict[str, Any]:
         """The run's id in MLflow, once it has one."""
-        if not self._mlflow and (run_id := self._folder.read_json(RUN_FILE).get("mlflow_run_id")):
+        if (
+            self.mlflow_parent
+            and not self._mlflow
+            and (run_id := self._folder.read_json(RUN_FILE).get("mlflow_run_id"))
+        ):
             self._mlflow = {"mlflow_run_id": run_id}
         return self._mlflow
 

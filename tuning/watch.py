@@ -30,6 +30,10 @@ class Watch(Callback):
         """Why the study ends before its time: 'stopped', 'out of time' or 'mistaken'."""
         self.mistake: ConfigError | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles what it is given, and a study never reads a pickle."""
+        return {}
+
     def end(self, reason: str) -> None:
         """Have every trial save a checkpoint and end, and start no other."""
         if self.reason is None:
@@ -38,7 +42,9 @@ class Watch(Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial begins or goes on."""
-        self._board.started(self._records.start(trial.config["number"]))
+        before = self._records.trials[trial.config["number"]]
+        again = before.status == "running" or before.steps > 0
+        self._board.started(self._records.start(before.number), again)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from pipelines.checkpoints import committed_steps
 from pipelines.ledger import read_ledger
 from pipelines.run_folder import RunFolder
 from pipelines.storage import locate
-from tests.conftest import TINY
+from tests.conftest import ALONE, TINY
 from tests.pipelines.test_tracking import Server
 
 pytestmark = pytest.mark.ray
@@ -68,7 +69,7 @@ def setting(tmp_path_factory: pytest.TempPathFactory, s3: str) -> Iterator[Setti
     bare = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RAY_AUTH"))}
     command = [sys.executable, "-m", "cluster.cli", "cluster"]
     up = [*command, "up", "--local", "--nodes", "2", "--cpus-per-node", "4", "--json"]
-    result = subprocess.run(up, env={**bare, **environment}, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(up, env={**bare, **environment}, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     try:
         yield Setting(json.loads(result.stdout), project, environment)
@@ -111,6 +112,82 @@ def read_until(process: subprocess.Popen[str], pattern: str) -> str:
     raise AssertionError(f"{pattern} did not come:\n{''.join(lines)}")
 
 
+@pytest.mark.parametrize(
+    ("environment", "sentence"),
+    [
+        ({"RAY_AUTH_MODE": "disabled"}, "asks for its token; set RAY_AUTH_TOKEN_PATH"),
+        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "wrong"}, "does not accept the token"),
+    ],
+)
+def test_without_the_token_a_job_is_refused(
+    setting: Setting, clippy_command: Command, tmp_path: Path, environment: dict[str, str], sentence: str
+) -> None:
+    arguments = ("cluster", "submit", "--address", setting.told["address"], "--", "train", "shapes")
+    result = clippy_command(*arguments, XDG_CACHE_HOME=str(tmp_path), **environment)
+    assert result.returncode == 2
+    assert sentence in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ["submit", "--", "train", "mine.yaml", "scaling.num_workers=64", "optim.global_batch_size=64"],
+            "64 workers and 1 decoder need 65 CPU, and the cluster at http://127.0.0.1",
+        ),
+        (
+            ["submit", "--", "train", "mine.yaml", "scaling.num_workers=1", "scaling.resources_per_worker={CPU: 5}"],
+            "a worker needs 5 CPU on one node, and no node",
+        ),
+        (["submit", "--max-mib", "0.00001", "--", "train", "mine.yaml"], "the largest are mine.yaml"),
+        (["submit", "--exclude", "*.yaml", "--", "train", "mine.yaml"], "RECIPE: mine.yaml: is left out"),
+        (["status", "nobody"], "the cluster knows no job 'nobody'"),
+        (["logs", "nobody"], "the cluster knows no job 'nobody'"),
+        (["stop", "nobody"], "the cluster knows no job 'nobody'"),
+        (["up", "--local"], "a local cluster of 2 nodes runs already"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    setting: Setting,
+    clippy_command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    sentence: str,
+) -> None:
+    monkeypatch.chdir(setting.project)
+    result = clippy_command("cluster", *arguments, **setting.environment)
+    assert result.returncode == 2
+    assert sentence in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_job_that_fails_says_why(setting: Setting) -> None:
+    failing = setting.start("submit", "--follow", "--", "data", "index", "/no/such/folder")
+    printed, _ = failing.communicate(timeout=240)
+    assert failing.returncode == 1, printed
+    assert re.search(
+        r"^clippy: job \S+ failed: clippy: data.url: /no/such/folder does not exist", printed, re.MULTILINE
+    )
+
+
+def test_a_job_that_is_stopped_saves_first(setting: Setting, shapes: Path, tmp_path: Path) -> None:
+    fields = [*TINY, *ALONE, f"data.url={shapes}/train", f"storage.url={tmp_path}", "tracking.enabled=false"]
+    fields += ["train.steps=100000", "checkpoint.every=90000", "eval.benchmark=null"]
+    submitted = setting.start("submit", "--json", "--", "train", "mine.yaml", *fields)
+    printed, _ = submitted.communicate(timeout=240)
+    job = json.loads(printed[printed.index("{") : printed.rindex("}") + 1])["job"]
+    follower = setting.start("logs", "--follow", job)
+    read_until(follower, r"^step 3/")
+    stopped, _ = setting.start("stop", job).communicate(timeout=240)
+    assert "saves a checkpoint first" in stopped
+    rest, _ = follower.communicate(timeout=240)
+    assert follower.returncode == 130, rest
+    assert f"job {job} was stopped" in rest
+    assert committed_steps(RunFolder(locate(str(tmp_path / "mine"))).checkpoints)
+    listed = json.loads(setting.start("list", "--json").communicate()[0])
+    assert (listed[0]["job"], listed[0]["status"]) == (job, "STOPPED")
+
+
 def test_a_job_whose_node_is_killed_finishes_with_no_sample_lost(
     setting: Setting, mlflow: Server, shapes: Path, s3: str
 ) -> None:
@@ -125,14 +202,14 @@ def test_a_job_whose_node_is_killed_finishes_with_no_sample_lost(
     assert "lead out of this folder: .env" in printed
     os.kill(node_that_trains(setting.told["pids"][1:]), signal.SIGKILL)
     follower.send_signal(signal.SIGINT)
-    rest, _ = follower.communicate(timeout=30)
+    rest, _ = follower.communicate(timeout=120)
     assert "the job goes on" in rest
     assert follower.returncode == 130
     job = re.search(r"job (clippy-\S+) is sent to", printed)
     assert job is not None
 
     again = setting.start("logs", "--follow", job[1])
-    printed, _ = again.communicate(timeout=120)
+    printed, _ = again.communicate(timeout=300)
     assert again.returncode == 0, printed
     assert "started again on 2 workers at step " in printed
     assert f"step {STEPS}/{STEPS}" in printed
@@ -151,8 +228,14 @@ def test_a_job_whose_node_is_killed_finishes_with_no_sample_lost(
     history = client.get_metric_history(run.info.run_id, "train/loss")
     assert sorted(metric.step for metric in history) == list(range(1, STEPS + 1))
 
-    details = setting.start("status", "--json", job[1])
-    assert json.loads(details.communicate()[0])["status"] == "SUCCEEDED"
-    for log in Path(setting.told["logs"]).rglob("*.*"):
-        if log.is_file() and "runtime_resources" not in log.parts:
-            assert SECRET.encode() not in log.read_bytes(), log
+    token = Path(setting.told["token_file"]).read_text()
+    details = requests.get(
+        f"{setting.told['address']}/api/jobs/{job[1]}", headers={"Authorization": f"Bearer {token}"}, timeout=30
+    )
+    assert details.json()["status"] == "SUCCEEDED"
+    assert SECRET not in details.text
+    for file in Path(setting.told["logs"]).rglob("*"):
+        if file.name == "environment.json":
+            assert file.stat().st_mode & 0o777 == 0o600
+        elif file.is_file():
+            assert SECRET.encode() not in file.read_bytes(), file

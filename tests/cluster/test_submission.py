@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster.job_server import connect, read_usage
-from cluster.jobs import requirements
+from cluster.jobs import Job, requirements
 from cluster.local_cluster import LocalCluster, find_local_cluster, stop_local_cluster
 from cluster.submission import read_command
 
@@ -160,3 +160,19 @@ def test_what_is_left_of_a_cluster_that_died_is_found_out_and_cleared(tmp_path: 
 def test_what_is_used_of_a_node_is_read() -> None:
     text = "1.0/4.0 CPU (1.0 used of 2.0 reserved in placement groups)\n0B/2.10GiB memory\n0.5/1.0 GPU"
     assert read_usage(text) == {"CPU": 1.0, "GPU": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("message", "error"),
+    [
+        ("Job failed with exit code 2, last available logs (truncated):\nstep 1\nclippy: no\n\n", "clippy: no"),
+        (
+            "setup failed.\nTraceback\n  ERROR: Cannot install x\n  more\nERROR: y",
+            "setup failed. ERROR: Cannot install x",
+        ),
+        ("Job supervisor died.", "Job supervisor died."),
+        ("", "it left no message"),
+    ],
+)
+def test_a_failed_job_s_error_is_a_line(message: str, error: str) -> None:
+    assert Job("j", "FAILED", "clippy train", message, None, None).error == error

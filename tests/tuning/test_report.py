@@ -85,7 +85,9 @@ def test_the_page_has_everything_in_it_and_asks_for_nothing(reported: tuple[Path
     assert [one.number for one in report.trials] == [1, 0, 2, 4, 5, 3]
     assert [one.number for one in report.front] == [1, 0, 2]
     markdown = Path(files["report.md"]).read_text()
-    assert r"| 3 | failed (the worker \<b\>died\</b\> \| out of memory; lower train.micro\_batch\_size) | 0 |" in markdown
+    assert (
+        r"| 3 | failed (the worker \<b\>died\</b\> \| out of memory; lower train.micro\_batch\_size) | 0 |" in markdown
+    )
     assert "| **1** | finished | 40 | 0.400 (best 0.500) | 0.600 (best 0.800) | max | 0.002 |" in markdown
 
 
@@ -147,15 +149,15 @@ def test_what_cannot_be_reported_is_refused_in_one_sentence(clippy_command: Comm
     (tmp_path / "empty").mkdir()
     failed = [trial(0, {POOLING: "max"}, status="failed", error="no data there"), trial(1, {POOLING: "cls"})]
     for name, trials, why in (
-        ("waiting", [trial(0, {POOLING: "max"}, status="waiting")], "none of 1 trial has finished with a value yet"),
-        ("failed", failed[:1], "all 1 trials failed, the first with: no data there"),
-        ("valueless", failed, "none of 2 trials has finished with a value yet"),
+        ("waiting", [trial(0, {POOLING: "max"}, status="waiting")], "(1 trial: 1 waiting); go on with: clippy tune "),
+        ("failed", failed[:1], "(1 trial: 1 failed); trial 0 failed: no data there; go on with: clippy tune "),
+        ("valueless", failed, "(2 trials: 1 finished, 1 failed); trial 0 failed: no data there; go on with"),
     ):
         (tmp_path / name).mkdir()
         write_study(tmp_path / name, trials)
         refused = clippy_command("tune", "report", f"{tmp_path}/{name}/study")
         assert (refused.returncode, refused.stdout) == (2, "")
-        assert why in refused.stderr
+        assert f"no trial has come to a value of {MIOU} yet {why}" in refused.stderr
         assert not (tmp_path / name / "study" / "report.html").exists()
     nothing = clippy_command("tune", "report", f"{tmp_path}/empty")
     assert nothing.returncode == 2
@@ -163,13 +165,15 @@ def test_what_cannot_be_reported_is_refused_in_one_sentence(clippy_command: Comm
 
 
 def test_without_data_or_checkpoint_the_page_says_why_it_has_no_pictures(tmp_path: Path) -> None:
-    results = write_study(tmp_path, [trial(0, {POOLING: "max"}, 0.3), trial(1, {POOLING: "cls"}, 0.2)])
+    overrides = {"eval": {"every": 10, "url": f"{tmp_path}/nowhere"}, "model": TINY_MODEL}
+    trials = [trial(0, {POOLING: "max"}, 0.3), trial(1, {POOLING: "cls"}, 0.2)]
+    results = write_study(tmp_path, trials, overrides=overrides)
     report, files = write_report(Request(results.folder.url))
     assert report.gallery.why_none == "trial 0 has no checkpoint"
     assert "No pictures: trial 0 has no checkpoint." in Path(files["report.html"]).read_text()
     save_checkpoint(results, results.trials[0])
     report, _ = write_report(Request(results.folder.url))
-    assert "data/shapes" in report.gallery.why_none
+    assert report.gallery.why_none.endswith("nowhere: no shapes benchmark here, evaluation/classes.json is missing")
 
 
 def test_a_lucky_seed_is_told(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_axes_hold_all_values_in_order(values: list[float], by_ratio: bool, room
 
 def test_words_keep_the_order_that_they_are_told() -> None:
     assert words_scale(["cls", "mean"], ["max", "mean"]).words == ("max", "mean", "cls")
-    assert words_scale([8, 16]).at(16) == 0.75
+    assert words_scale([8, 16]).at(16) == 0.25
 
 
 def test_names_are_as_short_as_they_can_be_told_apart() -> None:

@@ -143,7 +143,8 @@ def report(scheduler: Any, number: int, step: int, value: float) -> None:
 
 def test_early_stopping_asks_whom_earlier_trials_surpass(records: TrialRecords) -> None:
     asked: list[int] = []
-    scheduler = build_scheduler(study(), [], asked.append)
+    halving = study("train.steps=240", "scheduler.grace_steps=80")
+    scheduler = build_scheduler(halving, [], asked.append)
     assert isinstance(scheduler, EarlyStopping)
     report(scheduler, 0, 40, 0.0)  # before the grace steps are over
     report(scheduler, 0, 80, 0.5)
@@ -160,7 +161,7 @@ def test_early_stopping_asks_whom_earlier_trials_surpass(records: TrialRecords) 
     for number, values in enumerate([(0.0, 0.5), (0.0, 0.1), (0.0, 0.6)]):
         end(records, number, "finished", *values)
     again: list[int] = []
-    scheduler = build_scheduler(study(), records.trials.values(), again.append)
+    scheduler = build_scheduler(halving, records.trials.values(), again.append)
     report(scheduler, 3, 80, 0.52)
     report(scheduler, 4, 80, 0.65)
     assert again == [3]

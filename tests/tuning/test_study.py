@@ -80,7 +80,7 @@ def test_the_papers_ablations_train_the_models_of_the_named_recipes_with_three_s
         ("model.image.pooling=cls", "model.image.pooling: the study searches this field"),
         ("train.steps=100", "base.eval.every: 40 does not divide train.steps 100.*use 50"),
         ("eval.every=null", "base.eval.every: trials are compared by what they come to"),
-        ("scheduler.grace_steps=500", "scheduler.grace_steps: 500 is more than train.steps 240"),
+        ("scheduler.grace_steps=500", "scheduler.grace_steps: 500 is more than train.steps 160"),
         ("search=grid", "search: grid takes every value, and space.optim.learning_rate is log_uniform"),
         ("search=tpe", "search: tpe chooses one value at a time, and space.model.image.pooling is a grid"),
         ("search=bayes", "search .*must be 'random', 'grid' or 'tpe'"),
@@ -128,7 +128,7 @@ def test_what_may_change_between_two_starts() -> None:
         ("space.seed.choice=[1]", "space"),
         ("metrics=[{metric: loss, direction: min}]", "metrics"),
         ("optim.weight_decay=0.5", "base.optim.weight_decay"),
-        ("eval.every=120", "base.eval.every"),
+        ("eval.every=80", "base.eval.every"),
     ]:
         assert any(d.startswith(named) for d in before.differences(load_study("shapes-pooling", [override])))
 

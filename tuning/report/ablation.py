@@ -13,7 +13,6 @@ from pipelines.evaluation.result import Result
 from pipelines.recipe import Recipe
 from tuning.report.outcome import Setting, Spread, spread
 from tuning.results import Trial
-from tuning.study import shown_value
 
 
 def _pooling(recipe: Recipe) -> str:
@@ -63,7 +62,8 @@ _SETTINGS = {
     "text start": _Told(_text_start, frozenset({"model.text.pretrained", "model.text.dense"})),
     "patches left out": _Told(_patches_left_out, frozenset({"model.image.patch_dropout", "model.image.image_size"})),
 }
-_ABSENT = "not set"
+_ABSENT = object()
+"""Is the value of a parameter whose condition does not hold."""
 _DATA = {"cc12m": "CC-12M", "hqitp": "HQITP-134M"}
 """What the paper's rows call the data, by what a recipe's places and names have in them."""
 
@@ -92,7 +92,8 @@ def trial_numbers(trial: Trial, recipe: Recipe, base: Recipe, results: Iterable[
             answer = next(iter(model_answers(table)), None)
             for number, value in table.get(answer or "", {}).items():
                 numbers[PaperColumn(result.benchmark, question, number)] = value
-    return TrialNumbers(recipe, data_name(recipe, base.name), numbers)
+    places = [recipe.data.urls] if "data.url" in trial.parameters else [recipe.data.urls, base.name]
+    return TrialNumbers(recipe, data_name(places), numbers)
 
 
 @dataclass(frozen=True)
@@ -126,9 +127,9 @@ def find_ablation(settings: Sequence[Setting], numbers_of: Callable[[Trial], Tri
     varied, tables = _varied(settings), []
     for table in paper_tables():
         names = list(dict.fromkeys(name for row in table.rows for name in row.settings))
-        if names and all(name in _SETTINGS for name in names) and varied <= _fields(names):
+        if names and all(name in _SETTINGS for name in names) and _vary(varied, names):
             tables.append((table, names))
-    if not varied or not tables:
+    if not tables:
         return None
     numbers = {trial.number: numbers_of(trial) for setting in settings for trial in setting.trials}
     known = {number: found for number, found in numbers.items() if found is not None}
@@ -142,12 +143,15 @@ def _varied(settings: Sequence[Setting]) -> set[str]:
     names = {name for setting in settings for name in setting.parameters}
     if len(settings) == 1:
         return names
-    values = {name: {shown_value(setting.parameters.get(name, _ABSENT)) for setting in settings} for name in names}
+    values = {name: {repr(setting.parameters.get(name, _ABSENT)) for setting in settings} for name in names}
     return {name for name, some in values.items() if len(some) > 1}
 
 
-def _fields(names: Iterable[str]) -> set[str]:
-    return {"data.url"}.union(*(_SETTINGS[name].fields for name in names))
+def _vary(varied: set[str], names: Iterable[str]) -> bool:
+    """Whether settings of these names are what varies, perhaps on several datasets, each with steps of its own."""
+    fields = {"data.url"}.union(*(_SETTINGS[name].fields for name in names))
+    steps = {"train.steps"} if "data.url" in varied else set()
+    return bool(varied & fields) and varied <= fields | steps
 
 
 def _rows(
@@ -187,10 +191,10 @@ def settings_of(recipe: Recipe, names: Iterable[str]) -> dict[str, str]:
     return {name: _SETTINGS[name].read(recipe) for name in names}
 
 
-def data_name(recipe: Recipe, base: str) -> str | None:
-    """What the paper calls the data of a recipe, by their place or else the base's name; None where nothing says so."""
-    for told in (recipe.data.urls, base):
-        plain = re.sub(r"[^a-z0-9]", "", told.lower())
+def data_name(told: Iterable[str]) -> str | None:
+    """What the paper calls the data that the first of these places or names speaks of; None where none does."""
+    for words in told:
+        plain = re.sub(r"[^a-z0-9]", "", words.lower())
         for sign, name in _DATA.items():
             if sign in plain:
                 return name

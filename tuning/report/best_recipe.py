@@ -15,15 +15,22 @@ BEST_FILE = "best.yaml"
 def best_recipe(report: StudyReport) -> str:
     """The recipe of the best trial under a name of its own, below a comment that says where it is from.
 
-    It is kept beside the base recipe's runs, so that it neither goes on with the trial's run nor lies in the study.
+    It keeps its run where the base recipe does, so that it neither goes on with the trial's run nor lies in the study;
+    it tracks as the base does, and is not held to the trial's share of the decode cores.
     """
     study, best, objective = report.results.study, report.best, report.objectives[0]
     value = best.value(objective.metric)
     assert value is not None  # the ranked have one
-    named = {"name": f"{study.name}-trial-{best.number}", "storage": study.base_recipe.storage}
+    base, recipe = study.base_recipe, report.recipe
+    own = {
+        "name": f"{study.name}-trial-{best.number}",
+        "storage": base.storage,
+        "tracking": base.tracking,
+        "scaling": recipe.scaling.model_copy(update={"decode_cores": base.scaling.decode_cores}),
+    }
     comment = (
         f"Trial {best.number} of the study {study.name} ({counts(report.trials)}), the best by {objective.metric}: "
         f"{number(value)} at step {int(best.history[-1]['step']):,}, with {shown(best.parameters)}."
     )
     lines = [f"# {line}" for line in wrap(comment, 110, break_long_words=False, break_on_hyphens=False)]
-    return "\n".join([*lines, report.recipe.model_copy(update=named).to_yaml()])
+    return "\n".join([*lines, recipe.model_copy(update=own).to_yaml()])

@@ -20,7 +20,7 @@ def learning_curves(
     if not points:
         return ""
     across, up = numbers_scale([0, *(x for x, _ in points)]), numbers_scale([y for _, y in points], room=0.04)
-    frame = svg.Frame(540, 320, across, up)
+    frame = svg.Frame(510, 310, across, up)
     parts = []
     for trial in reversed(trials):  # the best on top
         places = [frame.place(*point) for point in curves[trial.number]]
@@ -55,7 +55,7 @@ def two_metrics(
     if not points:
         return ""
     scales = (numbers_scale([point[i] for point in points.values()], room=0.06) for i in (0, 1))
-    frame = svg.Frame(540, 360, *scales)
+    frame = svg.Frame(510, 340, *scales)
     on_front = {trial.number for trial in front}
     joined = sorted(points[number] for number in on_front)
     parts = [svg.path([frame.place(*point) for point in joined], svg.GREY, 1.2, dashed=True)]

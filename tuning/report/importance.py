@@ -64,7 +64,7 @@ def importance(
     """
     names = list(dict.fromkeys(name for point in points for name in point))
     shared = [name for name in names if all(name in point for point in points)]
-    varied = [name for name in shared if len({shown_value(point[name]) for point in points}) > 1]
+    varied = [name for name in shared if len({repr(point[name]) for point in points}) > 1]
     left_out = tuple(name for name in names if name not in shared)
     why_none = _why_none(varied, values)
     if why_none:

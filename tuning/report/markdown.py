@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipelines.evaluation.comparison.markdown import escaped, table_lines
-from pipelines.evaluation.paper import paper_source
 from tuning.report import words
 from tuning.report.study_report import StudyReport
 from tuning.report.tables import ablation_table, front_table, importance_table, settings_table, trials_table
@@ -28,7 +27,7 @@ def _blocks(report: StudyReport) -> Iterator[str]:
         paper = report.ablation.table
         yield from (f"## {escaped(f'{paper.name}: {paper.title}')}", escaped(words.ABLATION))
         yield from table_lines(ablation_table(report.ablation))
-        yield "\n".join(f"- {escaped(note)}" for note in (*paper.notes, f"Source: {paper_source()}."))
+        yield "\n".join(f"- {escaped(note)}" for note in words.ablation_notes(report, report.ablation))
     if report.settings:
         yield from ("## Over seeds", escaped(words.SEEDS))
         yield from table_lines(settings_table(report.settings, objectives, parameters, names))

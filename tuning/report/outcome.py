@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
 from tuning.results import Trial
-from tuning.study import Objective, shown_value
+from tuning.study import Objective
 
 SEED = "seed"
+STATUS = {"stopped": "stopped early"}
+"""What a status is called, where not by its own name."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def settings(trials: Sequence[Trial], objective: Objective) -> list[Setting]:
     """Trials by what they have in common but for the seed, the best mean first, those without any last."""
     groups: dict[tuple[tuple[str, str], ...], list[Trial]] = {}
     for trial in trials:
-        alike = tuple(sorted((name, shown_value(value)) for name, value in trial.parameters.items() if name != SEED))
+        alike = tuple(sorted((name, repr(value)) for name, value in trial.parameters.items() if name != SEED))
         groups.setdefault(alike, []).append(trial)
     found = [Setting(_without_seed(group[0].parameters), tuple(group)) for group in groups.values()]
 
@@ -87,3 +90,11 @@ def pareto_front(trials: Sequence[Trial], objectives: Sequence[Objective]) -> li
 
     front = [(keys, trial) for keys, trial in points if not beaten(keys)]
     return [trial for _, trial in sorted(front, key=lambda item: (item[0], item[1].number))]
+
+
+def counts(trials: Sequence[Trial]) -> str:
+    """'12 trials: 3 finished, 9 stopped early'."""
+    by_status = Counter[str](trial.status for trial in trials)
+    order = ("finished", "stopped", "running", "waiting", "failed")
+    said = ", ".join(f"{by_status[s]} {STATUS.get(s, s)}" for s in order if by_status[s])
+    return f"{len(trials)} trial{'' if len(trials) == 1 else 's'}: {said}"

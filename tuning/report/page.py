@@ -7,9 +7,9 @@ from html import escape
 from importlib.resources import files
 from itertools import combinations
 
-from pipelines.evaluation.comparison.html import anchor, section, table, text
+from pipelines.evaluation.comparison.html import table
 from pipelines.evaluation.comparison.html import warnings as warning_box
-from pipelines.evaluation.paper import paper_source
+from pipelines.web_page import anchor, section, text, web_page
 from tuning.report import words
 from tuning.report.charts import learning_curves, two_metrics
 from tuning.report.colours import Colours, colours
@@ -48,7 +48,7 @@ def as_page(report: StudyReport) -> str:
         warning_box(words.warnings(report)),
         *(section(*part) for part in parts),
     ]
-    return _PAGE.format(title=text(title), style=_style(), body="\n".join(body))
+    return web_page(title, _style(), "\n".join(body))
 
 
 def _trials(report: StudyReport) -> str:
@@ -59,7 +59,7 @@ def _ablation(report: StudyReport) -> tuple[str, str, str]:
     if report.ablation is None:
         return "", "", ""
     paper = report.ablation.table
-    notes = "".join(f"<li>{text(note)}</li>" for note in (*paper.notes, f"Source: {paper_source()}."))
+    notes = "".join(f"<li>{text(note)}</li>" for note in words.ablation_notes(report, report.ablation))
     numbers = table(ablation_table(report.ablation), "ablation", paper.name)
     return f"{paper.name}: {paper.title}", f'{numbers}<ul class="notes">{notes}</ul>', words.ABLATION
 
@@ -122,19 +122,21 @@ def _pictures(report: StudyReport) -> str:
     gallery = report.gallery
     if not gallery.pictures:
         return f'<p class="note">{text(f"No pictures: {gallery.why_none}.")}</p>'
+    trials = {trial.number: trial for trial in report.ranked}
+    whose = {answer.number: which for which, answer in zip(("Best", "Worst"), gallery.pictures[0], strict=False)}
+    told = "".join(f"<li>{text(f'{which}: {words.told(trials[n], report)}')}</li>" for n, which in whose.items())
     figures = "".join(
-        f"<figure>{''.join(_picture(report, answer) for answer in picture)}</figure>" for picture in gallery.pictures
+        f"<figure>{''.join(_picture(answer, whose[answer.number]) for answer in picture)}</figure>"
+        for picture in gallery.pictures
     )
-    return f'<div class="gallery">{figures}</div>'
+    return f'<ul class="notes">{told}</ul><div class="gallery">{figures}</div>'
 
 
-def _picture(report: StudyReport, answer: Drawn) -> str:
-    trial = next(trial for trial in report.ranked if trial.number == answer.number)
-    which = "Best" if trial is report.best else "Worst"
-    said = f"{which}, trial {trial.number}, step {answer.step:,} ({words.parameters_of(trial, report.names)})"
+def _picture(answer: Drawn, whose: str) -> str:
+    said = f"{whose}, trial {answer.number} at step {answer.step:,}"
     content = base64.b64encode(answer.png).decode()
     return (
-        f'<img alt="{text(f"{which} trial: {answer.caption}")}" loading="lazy" src="data:image/png;base64,{content}">'
+        f'<img alt="{text(f"{said}: {answer.caption}")}" loading="lazy" src="data:image/png;base64,{content}">'
         f"<p><b>{text(said)}</b> {text(answer.caption)}</p>"
     )
 
@@ -143,21 +145,3 @@ def _style() -> str:
     """The look of ``clippy compare``'s page, and what charts need beside."""
     compare = files("pipelines.evaluation.comparison").joinpath("page.css").read_text(encoding="utf-8")
     return compare + files("tuning.report").joinpath("charts.css").read_text(encoding="utf-8")
-
-
-# Names and errors are escaped, and the policy keeps the page from running or loading anything.
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-{style}</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from clippy.config import ConfigError
 from pipelines.checkpoints import checkpoint_name, committed_steps
 from pipelines.console import Console
 from pipelines.evaluation.protocol import choose_protocol
@@ -35,7 +36,6 @@ class Drawn:
 class Gallery:
     """Pictures as each of the trials answers them, or why there are none."""
 
-    question: str
     pictures: tuple[tuple[Drawn, ...], ...]
     why_none: str = ""
 
@@ -47,19 +47,19 @@ def draw_trials(runs: Sequence[tuple[int, RunFolder]], count: int, console: Cons
     there without them.
     """
     if not count:
-        return Gallery("", (), "pictures were not asked for")
+        return Gallery((), "pictures were not asked for")
     try:
         drawn = []
         for done, (number, run) in enumerate(runs):
-            question, answers = _draw(number, run, count)
-            drawn.append(answers)
+            drawn.append(_draw(number, run, count))
             console.count("trials drawn", done + 1, len(runs))
+        console.clear()
     except (ValueError, OSError, pa.ArrowException) as error:
-        return Gallery("", (), str(error).splitlines()[0] if str(error) else type(error).__name__)
-    return Gallery(question, tuple(zip(*drawn, strict=True)))
+        return Gallery((), _sentence(error))
+    return Gallery(tuple(zip(*drawn, strict=True)))
 
 
-def _draw(number: int, run: RunFolder, count: int) -> tuple[str, list[Drawn]]:
+def _draw(number: int, run: RunFolder, count: int) -> list[Drawn]:
     from pipelines.evaluation.benchmarks import open_parts
     from pipelines.evaluation.units import Measurer, Task
     from pipelines.targets import FoundModel
@@ -79,7 +79,7 @@ def _draw(number: int, run: RunFolder, count: int) -> tuple[str, list[Drawn]]:
     measurer = Measurer(Task(model, protocol, (part,), config.batch_size))
     positions = [i * total // min(count, total) for i in range(min(count, total))]
     drawn = measurer.draw(0, table, positions)
-    return table, [Drawn(number, steps[-1], *drawn[position]) for position in positions]
+    return [Drawn(number, steps[-1], *drawn[position]) for position in positions]
 
 
 def _asked(parts: Sequence[Part]) -> Part:
@@ -88,3 +88,9 @@ def _asked(parts: Sequence[Part]) -> Part:
     wanted = (entry for table in _QUESTIONS for entry in asked if entry[0].table == table)
     question, part = next(wanted, asked[0])
     return replace(part, questions=(question,))
+
+
+def _sentence(error: Exception) -> str:
+    """What went wrong, without what would be a page of its own, such as a layout."""
+    lines = error.problems if isinstance(error, ConfigError) else str(error).splitlines()
+    return lines[0].removesuffix("; expected:") if lines else type(error).__name__

@@ -22,13 +22,13 @@ class Scale(Protocol):
 
 @dataclass(frozen=True)
 class Words:
-    """Values that have no distance, evenly spread in their order."""
+    """Values that have no distance, evenly spread in their order, the first at the upper end."""
 
     words: tuple[str, ...]
 
     def at(self, value: Any) -> float:
         """The middle of the word's share."""
-        return (self.words.index(shown_value(value)) + 0.5) / len(self.words)
+        return 1 - (self.words.index(shown_value(value)) + 0.5) / len(self.words)
 
     def ticks(self) -> list[tuple[float, str]]:
         """All of them."""
@@ -55,7 +55,8 @@ class Numbers:
 
         if self.low == self.high:
             return [(0.5, shown_value(self.low))]
-        locator = LogLocator(numticks=self.most_ticks) if self.by_ratio else MaxNLocator(self.most_ticks, min_n_ticks=2)
+        by_distance = MaxNLocator(self.most_ticks, steps=[1, 2, 2.5, 5, 10], min_n_ticks=2)
+        locator = LogLocator(subs=(1, 2, 5), numticks=2 * self.most_ticks) if self.by_ratio else by_distance
         inside = [float(v) for v in locator.tick_values(self.low, self.high) if -1e-9 <= self.at(v) <= 1 + 1e-9]
         return [(self.at(v), shown_value(v)) for v in (inside if len(inside) > 1 else (self.low, self.high))]
 

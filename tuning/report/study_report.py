@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from clippy.config import ConfigError, nearest
 from pipelines.console import Console
@@ -12,10 +13,10 @@ from pipelines.recipe import Recipe
 from pipelines.run_folder import RunFolder
 from tuning.report.ablation import Ablation, TrialNumbers, find_ablation, trial_numbers
 from tuning.report.importance import Importance, importance
-from tuning.report.outcome import SEED, Setting, pareto_front, settings
+from tuning.report.outcome import SEED, Setting, counts, pareto_front, settings
 from tuning.report.pictures import Gallery, draw_trials
 from tuning.report.scales import short_names
-from tuning.results import TRIALS, StudyResults, Trial, ranked
+from tuning.results import STUDY_FILE, TRIALS, StudyResults, Trial, ranked
 from tuning.study import Objective
 
 
@@ -73,7 +74,7 @@ def report_study(results: StudyResults, metric: str | None, pictures: int, conso
     first = objectives[0]
     best_first = ranked(results.trials, first.metric, first.direction)
     if not best_first:
-        raise ConfigError(results.folder.url, [_nothing_yet(results.trials)])
+        raise ConfigError(results.folder.url, [_nothing_yet(results, first.metric)])
     parameters = list(dict.fromkeys([*results.study.space, *(n for t in results.trials for n in t.parameters)]))
     over_seeds = settings(results.trials, first)
     several = any(len(setting.trials) > 1 for setting in over_seeds)
@@ -114,18 +115,16 @@ def _objectives(results: StudyResults, metric: str | None) -> tuple[Objective, .
         raise ConfigError("--metric", [f"{metric!r} {which}{hint}"])
     (name,) = fitting
     asked = next((o for o in own if o.metric == name), None)
-    direction = "min" if lower_is_better(name.rpartition("/")[2]) else "max"
+    direction: Literal["max", "min"] = "min" if lower_is_better(name.rpartition("/")[2]) else "max"
     asked = asked or Objective(metric=name, direction=direction)
     return (asked, *(objective for objective in own if objective != asked))
 
 
-def _nothing_yet(trials: Sequence[Trial]) -> str:
-    if not trials:
-        return "this study has no trial yet; start it, or go on with it, with: clippy tune"
-    failed = [trial for trial in trials if trial.status == "failed"]
-    if len(failed) == len(trials):
-        return f"all {len(trials)} trials failed, the first with: {failed[0].error}"
-    return f"none of {len(trials)} trials has finished with a value yet; wait, or go on with it with: clippy tune"
+def _nothing_yet(results: StudyResults, metric: str) -> str:
+    failed = next((trial for trial in results.trials if trial.status == "failed"), None)
+    why = f"; trial {failed.number} failed: {failed.error}" if failed else ""
+    go_on = f"go on with: clippy tune {results.folder.url.rstrip('/')}/{STUDY_FILE}"
+    return f"no trial has come to a value of {metric} yet ({counts(results.trials)}){why}; {go_on}"
 
 
 def _others(trials: Sequence[Trial], best_first: Sequence[Trial]) -> list[Trial]:
@@ -145,5 +144,6 @@ def _numbers(results: StudyResults, trial: Trial) -> TrialNumbers | None:
         return None
     from pipelines.evaluation.subject import newest_results
 
-    evaluated = [result for _, result in newest_results(run)]
+    found = newest_results(run)
+    evaluated = [result for folder, result in found if folder.path.endswith(f"/{result.benchmark}")]  # the usual way
     return trial_numbers(trial, run.read_recipe(), results.study.base_recipe, evaluated)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipelines.evaluation.comparison.html import text
+from pipelines.web_page import text
 from tuning.report.scales import Numbers
 
 Place = tuple[float, float]

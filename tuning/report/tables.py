@@ -6,17 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.evaluation.comparison.numbers import difference, percent_text
-from pipelines.evaluation.comparison.tables import Entry, Row, Table
+from pipelines.evaluation.comparison.tables import Entry, Kind, Row, Table
 from pipelines.evaluation.paper import PaperColumn, benchmark_title
 from tuning.report.ablation import Ablation, AblationRow
 from tuning.report.importance import Importance, Share
-from tuning.report.outcome import SEED, Setting, Spread
+from tuning.report.outcome import SEED, STATUS, Setting, Spread
 from tuning.results import Trial
 from tuning.study import Objective, shown_value
 
 _NONE = Entry("–")
-STATUS = {"stopped": "stopped early"}
-"""What a status is called, where not by its own name."""
 
 
 def trials_table(
@@ -30,7 +28,7 @@ def trials_table(
         values = [_value(trial, objective) for objective in objectives]
         chosen = [_chosen(trial.parameters, name) for name in parameters]
         best = place == 0 and trial.value(objectives[0].metric) is not None
-        kind = "ours" if best else "trivial" if trial.status in ("failed", "waiting") else ""
+        kind: Kind = "ours" if best else "trivial" if trial.status in ("failed", "waiting") else ""
         rows.append(Row(str(trial.number), (status, Entry(f"{trial.steps:,}"), *values, *chosen), kind=kind))
     return Table(head, tuple(rows))
 
@@ -65,7 +63,7 @@ def settings_table(
         missing = len(setting.trials) - len(setting.finished)
         seeds = Entry(str(len(setting.finished)), f"{missing} more did not finish" if missing else "")
         spreads = [setting.spread(objective) for objective in objectives]
-        kind = "ours" if place == 0 and spreads[0] else ""
+        kind: Kind = "ours" if place == 0 and spreads[0] else ""
         rows.append(Row(str(place + 1), (*chosen, seeds, *(Entry(_spread(s)) for s in spreads)), kind=kind))
     return Table(head, tuple(rows))
 
@@ -115,7 +113,7 @@ def ablation_table(ablation: Ablation) -> Table:
         numbers = [entry for i in columns for entry in _beside(row, i, ablation.table.columns[i].number)]
         missing = row.trials - row.seeds
         seeds = Entry(str(row.seeds) if row.trials else "–", f"{missing} more did not finish" if missing else "")
-        kind = "ours" if row.seeds else "paper"
+        kind: Kind = "ours" if row.seeds else "paper"
         rows.append(Row(first, (*map(Entry, rest), Entry(row.data or "own"), *numbers, seeds), kind=kind))
     return Table(head, tuple(rows))
 
@@ -125,11 +123,15 @@ def _title(column: PaperColumn) -> str:
 
 
 def _beside(row: AblationRow, index: int, name: str) -> tuple[Entry, Entry]:
-    """The paper's number and ours, with how far apart they are."""
+    """The paper's number and ours, with how far apart they are: better or worse only beyond the spread over seeds."""
     paper, ours = row.paper.percents[index] if row.paper else None, row.ours[index]
     if ours is None:
         return Entry(percent_text(paper)), _NONE
+    shown = percent_text(ours.mean) + (f" ± {percent_text(ours.deviation)}" if ours.deviation is not None else "")
     apart = difference(ours.mean, paper, name)
-    deviation = f" ± {percent_text(ours.deviation)}" if ours.deviation is not None else ""
-    shown_apart = (("the paper", apart),) if apart else ()
-    return Entry(percent_text(paper)), Entry(f"{percent_text(ours.mean)}{deviation}", differences=shown_apart)
+    if apart is None:
+        return Entry(percent_text(paper)), Entry(shown)
+    if ours.deviation is not None and abs(apart.points) <= ours.deviation:
+        within = f"{apart.points:+.1f} from the paper, within the spread".replace("-", "−", 1)
+        return Entry(percent_text(paper)), Entry(shown, within)
+    return Entry(percent_text(paper)), Entry(shown, differences=(("the paper", apart),))

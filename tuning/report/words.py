@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
+from pipelines.evaluation.paper import paper_source
+from tuning.report.ablation import Ablation
 from tuning.report.importance import SHUFFLES, Importance
+from tuning.report.outcome import STATUS, counts
 from tuning.report.study_report import StudyReport
-from tuning.report.tables import STATUS, number, trials_table
+from tuning.report.tables import number, trials_table
 from tuning.results import Trial
 from tuning.study import shown_value
 
@@ -15,20 +16,20 @@ _ON_TERMINAL = 10
 
 TRIALS = (
     "The best first. A number is the last that the trial reported; where an earlier one was better, it stands below. "
-    "Trials that were stopped early have the numbers of the step that they came to."
+    "Trials that were stopped early have those of their last validation."
 )
 CURVES = (
     "A line a trial; the best is thick. A dot ends a trial that ran to its end or still runs, a cross one that was "
     "stopped early. Pointing at a line names the trial."
 )
 PARALLEL = (
-    "A line a trial, through its parameters and what came of them; the best is thick, trials that were stopped early "
-    "are dashed."
+    "A line a trial that finished or was stopped early, through its parameters and what came of them. The best is "
+    "thick, those that were stopped early are dashed."
 )
 IMPORTANCE = (
     "The share of a metric's variance that a parameter explains alone, by fANOVA (a random forest over the trials); "
-    "what is missing to 100 % are parameters that act together. A forest finds reasons for noise too: what chance gives "
-    f"is the most that the parameter explained in {SHUFFLES} goes with the values shuffled among the trials."
+    "what is missing to 100 % are parameters that act together. A forest finds reasons for noise too: what chance "
+    f"gives is the most that the parameter explained in {SHUFFLES} goes with the values shuffled among the trials."
 )
 SEEDS = (
     "Trials that are equal but for their seed: mean ± sample standard deviation over those that finished. Trials that "
@@ -57,14 +58,6 @@ def headline(report: StudyReport) -> str:
 def unfinished(report: StudyReport) -> int:
     """Trials that wait or run, or did when the study was killed."""
     return sum(trial.status in ("waiting", "running") for trial in report.trials)
-
-
-def counts(trials: tuple[Trial, ...]) -> str:
-    """'12 trials: 3 finished, 9 stopped early'."""
-    by_status = Counter(trial.status for trial in trials)
-    order = ("finished", "stopped", "running", "waiting", "failed")
-    said = ", ".join(f"{by_status[s]} {STATUS.get(s, s)}" for s in order if by_status[s])
-    return f"{len(trials)} trial{'' if len(trials) == 1 else 's'}: {said}"
 
 
 def summary(report: StudyReport) -> str:
@@ -115,6 +108,15 @@ def _ahead_by_luck(report: StudyReport) -> str:
         f"Trial {best.number} is the best, but the best mean over seeds has another setting, that of trial "
         f"{leading.trials[0].number}: the best of many seeds is partly luck."
     )
+
+
+def ablation_notes(report: StudyReport, ablation: Ablation) -> tuple[str, ...]:
+    """The paper's notes, and how ours were trained."""
+    base = report.results.study.base_recipe
+    ours = (
+        f"Ours: {base.train.steps:,} steps of {base.optim.global_batch_size:,} pairs, where a trial says nothing else."
+    )
+    return (*ablation.table.notes, ours, f"Source: {paper_source()}.")
 
 
 def importance_note(found: Importance, report: StudyReport) -> str:

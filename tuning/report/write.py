@@ -14,7 +14,6 @@ from tuning.report.study_report import StudyReport, report_study
 from tuning.results import load_results
 
 _FORMS = {"report.html": as_page, "report.md": as_markdown, "report.csv": as_csv, BEST_FILE: best_recipe}
-PICTURES = 6
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Request:
     """What ranks trials; None is the study's first metric."""
     out: str | None = None
     """Folder or URL for the files; None is the study's."""
-    pictures: int = PICTURES
+    pictures: int = 6
     """Pictures that the best and the worst trial are drawn on."""
 
 
