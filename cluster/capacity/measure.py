@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ _MODELS = ((64, 64, 8, 3, 48), (192, 128, 16, 4, 16), (192, 128, 16, 4, 4), (384
 """Width, pixels, patch size, layers and pairs, from mostly overhead to mostly matrix products."""
 _PICTURES = ((64, 64), (320, 240), (640, 480), (1024, 768))
 _SIZES = (64, 224, 448)
-_REPEATS = 3
+_REPEATS = 5
 PAIRS = Pairs(name="synthetic", pairs=10**6, bytes=1, width=1, height=1)
 
 
@@ -71,7 +72,7 @@ def _step_cost(recipe: Recipe, threads: int) -> Cost:
 
 
 def step_seconds_here(recipe: Recipe, pairs: Pairs, threads: int) -> float:
-    """The best of a few real steps of one micro-batch on the CPU.
+    """The median of a few real steps of one micro-batch on the CPU: a training takes all of them, not the best.
 
     One thread is timed by its own clock, which others on the machine do not stop.
     """
@@ -86,7 +87,7 @@ def step_seconds_here(recipe: Recipe, pairs: Pairs, threads: int) -> float:
         started = clock()
         stepper([batch])
         seconds.append(clock() - started)
-    return min(seconds)
+    return statistics.median(seconds)
 
 
 def _small_recipe(width: int, size: int, patch: int, layers: int, rows: int, precision: str) -> Recipe:
@@ -118,7 +119,8 @@ def decode_costs() -> list[Cost]:
         table = _unit(pictures)
         for size in _SIZES:
             decoding = Decoding(size, tokenizer, 77)
-            seconds = min(float(decode_unit(table, decoding)["decode_seconds"].sum()) for _ in range(_REPEATS + 1))
+            spent = [float(decode_unit(table, decoding)["decode_seconds"].sum()) for _ in range(_REPEATS + 1)]
+            seconds = statistics.median(spent[1:])
             pixels = width * height / jpeg_divisor(min(width, height), size) ** 2
             amounts = (sum(map(len, pictures)), len(pictures) * pixels, len(pictures) * size**2, len(pictures))
             costs.append((tuple(map(float, amounts)), seconds))
