@@ -225,7 +225,7 @@ def timed_loss(batch: int, ranks: int, width: int) -> float:
 def stream(hardware: Hardware, data: str, folder: str) -> list[Row]:
     """`clippy data bench`, the workers doing nothing."""
     rows = []
-    for size, batches in ((64, 150), (128, 60)):
+    for size, batches in ((64, 600), (128, 400)):
         options = [f"data.url={data}/train", f"storage.url={folder}/runs", f"model.image.image_size={size}"]
         options += ["scaling.resources_per_worker={CPU: 0}", "model.text.tokenizer=bytes"]
         plan = plan_of(hardware, options)

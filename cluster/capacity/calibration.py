@@ -102,7 +102,7 @@ def _decode_rates() -> dict[str, float]:
 def _stream_rates(places: list[str], workers: int, hardware: Hardware, console: Console) -> dict[str, float]:
     """Core seconds of Ray Data for a unit and for its bytes: what images/s leave beside decoding."""
     features, seconds = [], []
-    for size, batch, batches in ((64, 64 * workers, 120), (224, 128 * workers, 30)):
+    for size, batch, batches in ((64, 64 * workers, 600), (224, 128 * workers, 80)):
         options = [f"model.image.image_size={size}", f"optim.global_batch_size={batch}", "model.text.tokenizer=bytes"]
         free = "scaling.resources_per_worker={CPU: 0}"  # the workers do nothing with what they get
         recipe = load_recipe("shapes", [*places, *options, free, f"scaling.num_workers={workers}"])
