@@ -25,7 +25,8 @@ from tests.pipelines.test_tracking import Server
 
 pytestmark = pytest.mark.ray
 Command = Callable[..., subprocess.CompletedProcess[str]]
-STEPS = 30
+STEPS = 240
+"""So many that a training goes on for seconds after its first steps were read."""
 SECRET = "hunter2-for-the-object-store"
 PASSED_ON = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
 
@@ -194,7 +195,7 @@ def test_a_job_whose_node_is_killed_finishes_with_no_sample_lost(
     from mlflow import MlflowClient
 
     fields = [*TINY, f"data.url={shapes}/train", "storage.url=s3://bucket/jobs", f"tracking.uri={mlflow.uri}"]
-    fields += [*ALONE, f"train.steps={STEPS}", "train.ledger=true", "eval.benchmark=null"]
+    fields += [*ALONE, f"train.steps={STEPS}", "checkpoint.every=40", "train.ledger=true", "eval.benchmark=null"]
     passed_on = [argument for name in PASSED_ON for argument in ("--env", name)]
     setting.environment |= {"AWS_SECRET_ACCESS_KEY": SECRET}
     follower = setting.start("submit", "--follow", *passed_on, "--", "train", "mine.yaml", *fields)
