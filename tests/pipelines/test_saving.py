@@ -225,13 +225,17 @@ def shard_writers(folder: Location, workers: int, start: str = "1") -> list[Chec
     return [CheckpointWriter(folder, config, Share(rank, workers, start, parts=True)) for rank in range(workers)]
 
 
-@pytest.mark.parametrize("place", ["disk", "s3"])
-def test_workers_write_their_parts_and_the_first_commits(
-    place: str, job: Job, trained: TrainState, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    if place == "s3":
-        request.getfixturevalue("s3")
-    folder = locate(str(tmp_path / "parts") if place == "disk" else "s3://bucket/parts")
+@pytest.fixture(params=["disk", "s3"])
+def parts_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
+    """An empty folder for checkpoints of several workers, on a disk and on an object store."""
+    if request.param == "disk":
+        return locate(str(tmp_path / "parts"))
+    request.getfixturevalue("s3")
+    return locate(f"s3://bucket/{request.function.__name__}")
+
+
+def test_workers_write_their_parts_and_the_first_commits(job: Job, trained: TrainState, parts_folder: Location) -> None:
+    folder = parts_folder
     writers = shard_writers(folder, 3)
     put(writers[0], trained, job, 8, shard=0, shards=3)  # first, and so must wait
     time.sleep(0.3)
@@ -249,13 +253,10 @@ def test_workers_write_their_parts_and_the_first_commits(
 
 
 @pytest.mark.usefixtures("hasty")
-@pytest.mark.parametrize("place", ["disk", "s3"])
 def test_the_first_worker_does_not_wait_for_a_part_that_will_not_come(
-    place: str, job: Job, trained: TrainState, tmp_path: Path, request: pytest.FixtureRequest
+    job: Job, trained: TrainState, parts_folder: Location
 ) -> None:
-    if place == "s3":
-        request.getfixturevalue("s3")
-    folder = locate(str(tmp_path / "parts") if place == "disk" else "s3://bucket/excused")
+    folder = parts_folder
     is_away, told = True, []
 
     def flush_ledger() -> None:
