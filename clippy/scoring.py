@@ -37,7 +37,7 @@ def check_options(model: AnyModel, options: SegmentOptions | GroupOptions, prefi
             raise ValueError(f"{prefix}readout {options.readout}: {error}") from None
 
 
-def encoder_of(model: AnyModel, options: SegmentOptions | GroupOptions) -> inference.Encoder:
+def encoder_of(model: AnyModel, options: SegmentOptions) -> inference.Encoder:
     """What embeds patches in the way that the options ask for."""
     return MaskCLIP(model) if options.readout == "maskclip" else model
 
