@@ -135,7 +135,7 @@ class CheckpointWriter:
                 place = self._folder / f"{checkpoints.WRITING}{name}-{self._share.start}" / note
             try:
                 place.write_text(json.dumps({_EXCUSE: reason}))
-            except OSError:
+            except Exception:  # whatever it is, this thread has further checkpoints to write
                 return
             del self._excuses[step]
 
