@@ -78,17 +78,22 @@ class TextTower(nn.Module):
             lengths = (ids_BT != self.pad_id).sum(dim=1).tolist()
         chunks = chunk_by_length(lengths, ids_BT.shape[1])
         if len(chunks) == 1:
-            return self._encode(ids_BT[:, : chunks[0].width])
+            ids_BT = ids_BT[:, : chunks[0].width]
+            return self._encode(ids_BT, self.encoder.get_input_embeddings()(ids_BT))
         order = [row for chunk in chunks for row in chunk.rows]
         back = sorted(range(len(order)), key=order.__getitem__)
         sorted_BT = ids_BT[torch.tensor(order, device=ids_BT.device)]
         parts = sorted_BT.split([len(chunk.rows) for chunk in chunks])
-        embeddings = [self._encode(part[:, : chunk.width]) for part, chunk in zip(parts, chunks, strict=True)]
+        parts = [part[:, : chunk.width] for part, chunk in zip(parts, chunks, strict=True)]
+        # All words at once: each look-up's gradient is a tensor as large as the vocabulary.
+        words = self.encoder.get_input_embeddings()(torch.cat([part.flatten() for part in parts]))
+        words = words.split([part.numel() for part in parts])
+        embeddings = [self._encode(part, own.unflatten(0, part.shape)) for part, own in zip(parts, words, strict=True)]
         return torch.cat(embeddings)[torch.tensor(back, device=ids_BT.device)]
 
-    def _encode(self, ids_BT: torch.Tensor) -> torch.Tensor:
+    def _encode(self, ids_BT: torch.Tensor, words_BTD: torch.Tensor) -> torch.Tensor:
         mask_BT = ids_BT != self.pad_id
-        tokens_BTD = self.encoder(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state
+        tokens_BTD = self.encoder(inputs_embeds=words_BTD, attention_mask=mask_BT).last_hidden_state
         mask_BT1 = mask_BT.unsqueeze(-1)
         if self._pooling == "max":
             return self.projection(tokens_BTD.masked_fill(~mask_BT1, -torch.inf).amax(dim=1))

@@ -43,7 +43,8 @@ def label_pixels(patches_hwD: Tensor, classes_CD: Tensor, size: tuple[int, int])
     """
     classes_CD = classes_CD.to(patches_hwD.device)
     if len(classes_CD) * size[0] * size[1] <= inference.MAX_SCORES:
-        return upsample(torch.einsum("hwd,cd->chw", patches_hwD, classes_CD), size).argmax(dim=0).int()
+        scores_CHW = upsample(torch.einsum("hwd,cd->chw", patches_hwD, classes_CD), size)
+        return scores_CHW.max(dim=0).indices.int()  # argmax does the same in seven times the time on a CPU
     labels_HW = torch.empty(size, dtype=torch.int32, device=patches_hwD.device)
     for rows, columns, down_R, along_S, corners_C4 in _rectangles(patches_hwD, classes_CD, size):
         _label_rectangle(labels_HW[rows, columns], down_R, along_S, _all(corners_C4), corners_C4)
