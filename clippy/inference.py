@@ -223,8 +223,7 @@ def _principal_directions(unit_BND: Tensor, num_components: int, centred: bool) 
     num_patches, width = unit_BND.shape[1:]
     mean_B1D = unit_BND.mean(dim=1, keepdim=True)
     centred_BND = unit_BND - mean_B1D if centred else unit_BND
-    _, strength_BK, centres_BKD = torch.linalg.svd(centred_BND, full_matrices=False)
-    strength_BK, centres_BKD = strength_BK[:, :num_components], centres_BKD[:, :num_components]
+    strength_BK, centres_BKD = _right_singular(centred_BND, num_components)
     # N unit rows have Frobenius norm sqrt(N): anything this far below it is rounding, its direction noise.
     rounding = torch.finfo(unit_BND.dtype).eps * max(num_patches, width)
     used_BK = strength_BK > rounding * num_patches**0.5
@@ -235,6 +234,20 @@ def _principal_directions(unit_BND: Tensor, num_components: int, centred: bool) 
     decisive_BK = torch.where(projection_BK.abs() > rounding, projection_BK, largest_BK)
     signs_BK = torch.where(decisive_BK < 0, -1.0, 1.0)
     return centres_BKD * signs_BK[..., None], used_BK
+
+
+def _right_singular(matrix_BND: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """The largest singular values (B, K) and their right vectors (B, K, D) of unit length, at most so many.
+
+    By the eigenvectors of the smaller of the two matrices of inner products, in float64: several times as fast as a
+    singular value decomposition, and squaring loses nothing that float32 has. Vectors of vanishing values mean nothing.
+    """
+    matrix = matrix_BND.double()
+    wide = matrix.shape[-2] <= matrix.shape[-1]
+    squares, vectors = torch.linalg.eigh(matrix @ matrix.mT if wide else matrix.mT @ matrix)
+    squares, vectors = squares.flip(-1)[:, :most].clamp(min=0), vectors.flip(-1)[..., :most].mT
+    vectors = F.normalize(vectors @ matrix, dim=-1) if wide else vectors
+    return squares.sqrt().to(matrix_BND), vectors.to(matrix_BND)
 
 
 def _require_grid(patches_BND: Tensor, grid: tuple[int, int]) -> None:

@@ -2,17 +2,18 @@
 
 Equal to `clippy.inference.segment` up to rounding, in bounded memory. Between four patch centres a score is bilinear,
 there and in every rectangle inside, so a class that is nowhere at the corners of a rectangle as good as some other one
-is at all of them cannot win in it, nor come second if there are two such others. In large pictures rectangles with many
-classes left are quartered, and most of many classes are never up-sampled at all.
+is at all of them cannot win in it, nor come second if there are two such others. Large pictures are halved until what
+is left of the classes fits, and most of many classes are never up-sampled at all.
 
-Shapes in names: D embedding width, C classes, K candidates among them, P pixels of a rectangle, R its rows, S its
-columns, H and W in pixels, h and w in patches.
+Shapes in names: D embedding width, C classes, K candidates among them, R rows and S columns of a block of pixels, H and
+W in pixels, h and w in patches; I and J knots: a block's own edges, and the patch centres inside it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -20,17 +21,8 @@ from torch import Tensor
 
 from clippy import inference
 
-_RECTANGLE_SCORES = 2**20
-"""Scores up-sampled in one piece where MAX_SCORES allows more: fewer quarter too often, more leave the cache."""
-
-
-class _Run(NamedTuple):
-    """Pixels of one side that lie between the same two patch centres."""
-
-    before: int
-    after: int
-    start: int
-    stop: int
+_BLOCK_SCORES = 2**20
+"""Scores up-sampled in one piece where MAX_SCORES allows more: those of more leave the cache."""
 
 
 @torch.inference_mode()
@@ -44,10 +36,10 @@ def label_pixels(patches_hwD: Tensor, classes_CD: Tensor, size: tuple[int, int])
     classes_CD = classes_CD.to(patches_hwD.device)
     if len(classes_CD) * size[0] * size[1] <= inference.MAX_SCORES:
         scores_CHW = upsample(torch.einsum("hwd,cd->chw", patches_hwD, classes_CD), size)
-        return scores_CHW.max(dim=0).indices.int()  # argmax does the same in seven times the time on a CPU
+        return scores_CHW.max(dim=0).indices.int()  # argmax takes seven times as long on a CPU
     labels_HW = torch.empty(size, dtype=torch.int32, device=patches_hwD.device)
-    for rows, columns, down_R, along_S, corners_C4 in _rectangles(patches_hwD, classes_CD, size):
-        _label_rectangle(labels_HW[rows, columns], down_R, along_S, _all(corners_C4), corners_C4)
+    for rows, columns, ids_K, scores_RSK in _blocks(patches_hwD, classes_CD, size, ranks=1):
+        labels_HW[rows, columns] = ids_K[scores_RSK.argmax(dim=-1)]
     return labels_HW
 
 
@@ -57,15 +49,12 @@ def two_best(patches_hwD: Tensor, classes_CD: Tensor, size: tuple[int, int]) -> 
 
     Arguments and memory as `label_pixels`, of two classes or more. Of equal scores either may come first.
     """
-    classes_CD = classes_CD.to(patches_hwD.device)
-    if len(classes_CD) * size[0] * size[1] <= inference.MAX_SCORES:
-        best_2HW, labels_2HW = upsample(torch.einsum("hwd,cd->chw", patches_hwD, classes_CD), size).topk(2, dim=0)
-        return labels_2HW.int(), best_2HW[0] - best_2HW[1]
     labels_2HW = torch.empty((2, *size), dtype=torch.int32, device=patches_hwD.device)
     lead_HW = torch.empty(size, device=patches_hwD.device)
-    for rows, columns, down_R, along_S, corners_C4 in _rectangles(patches_hwD, classes_CD, size):
-        labels_2RS, lead_RS = labels_2HW[:, rows, columns], lead_HW[rows, columns]
-        _rank_rectangle(labels_2RS, lead_RS, down_R, along_S, _all(corners_C4), corners_C4)
+    for rows, columns, ids_K, scores_RSK in _blocks(patches_hwD, classes_CD.to(patches_hwD.device), size, ranks=2):
+        best_RS2, places_RS2 = scores_RSK.topk(2, dim=-1)
+        labels_2HW[:, rows, columns] = ids_K[places_RS2].permute(2, 0, 1)
+        lead_HW[rows, columns] = best_RS2[..., 0] - best_RS2[..., 1]
     return labels_2HW, lead_HW
 
 
@@ -100,77 +89,110 @@ def upsample(scores_Chw: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(scores_Chw[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
-def _all(corners_C4: Tensor) -> Tensor:
-    return torch.arange(len(corners_C4), device=corners_C4.device)
+@dataclass(frozen=True)
+class _Side:
+    """Consecutive pixels of one side of a picture, and how they hang on the patches there."""
+
+    start: int
+    """The first pixel."""
+    weights: Tensor
+    """(pixels, patches): of linear interpolation."""
+    before: list[int]
+    """By pixel, the last of these patches whose centre is not behind it."""
+
+    @classmethod
+    def whole(cls, size: int, patches: int, device: torch.device) -> Self:
+        """All pixels of the side."""
+        weights = F.interpolate(torch.eye(patches)[None], size, mode="linear", align_corners=False)[0].T
+        position = (torch.arange(size, dtype=torch.float64) + 0.5) * patches / size - 0.5
+        return cls(0, weights.contiguous().to(device), position.clamp(0, patches - 1).long().tolist())
+
+    def __len__(self) -> int:
+        return len(self.before)
+
+    @property
+    def pixels(self) -> slice:
+        """Of the whole side."""
+        return slice(self.start, self.start + len(self))
+
+    @property
+    def num_knots(self) -> int:
+        """The pixels at both ends and the patch centres between."""
+        return self.before[-1] - self.before[0] + 2
+
+    def knots(self) -> Tensor:
+        """(I, patches): weights, those of the ends first and last."""
+        centres = torch.eye(self.weights.shape[1], device=self.weights.device)[self.before[0] + 1 : self.before[-1] + 1]
+        return torch.cat([self.weights[:1], centres, self.weights[-1:]])
+
+    def halves(self) -> list[tuple[Self, slice]]:
+        """Of two pixels or more; each with the patches that it hangs on."""
+        middle, found = len(self) // 2, []
+        for pixels in (slice(0, middle), slice(middle, len(self))):
+            before = self.before[pixels]
+            patches = slice(before[0], before[-1] + 2)
+            half = replace(
+                self,
+                start=self.start + pixels.start,
+                weights=self.weights[pixels, patches],
+                before=[patch - before[0] for patch in before],
+            )
+            found.append((half, patches))
+        return found
 
 
-def _rectangles(
-    patches_hwD: Tensor, classes_CD: Tensor, size: tuple[int, int]
-) -> Iterator[tuple[slice, slice, Tensor, Tensor, Tensor]]:
-    """Those between patch centres: rows, columns, how far each lies from one centre to the next, scores at corners."""
-    down_H, rows = _between_centres(size[0], patches_hwD.shape[0])
-    along_W, columns = _between_centres(size[1], patches_hwD.shape[1])
-    down_H, along_W = down_H.to(patches_hwD.device), along_W.to(patches_hwD.device)
-    for row in rows:
-        for column in columns:
-            corners_22D = patches_hwD[[row.before, row.after]][:, [column.before, column.after]]
-            down, along = slice(row.start, row.stop), slice(column.start, column.stop)
-            yield down, along, down_H[down], along_W[along], classes_CD @ corners_22D.flatten(0, 1).T
+def _blocks(
+    patches_hwD: Tensor, classes_CD: Tensor, size: tuple[int, int], ranks: int
+) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
+    """The picture in blocks: rows, columns, the classes that may be among the best there, and their scores (R, S, K).
+
+    ``ranks`` is how many of the best are wanted.
+    """
+    down, along = (_Side.whole(size[i], patches_hwD.shape[i], patches_hwD.device) for i in range(2))
+    limit = min(inference.MAX_SCORES, _BLOCK_SCORES)
+    all_C = torch.arange(len(classes_CD), device=classes_CD.device)
+
+    def of_patches(down: _Side, along: _Side, patches_hwD: Tensor) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
+        if len(down) == len(along) == 1 or down.num_knots * along.num_knots * len(classes_CD) <= limit:
+            yield from of_scores(down, along, all_C, patches_hwD @ classes_CD.T)
+        else:
+            for half in _halves(down, along, patches_hwD):
+                yield from of_patches(*half)
+
+    def of_scores(
+        down: _Side, along: _Side, ids_K: Tensor, scores_hwK: Tensor
+    ) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
+        hopeful_K = _hopeful(_interpolate(down.knots(), along.knots(), scores_hwK), ranks)
+        ids_K, scores_hwK = ids_K[hopeful_K], scores_hwK[..., hopeful_K]
+        held = max(len(down), len(scores_hwK)) * len(along) * len(ids_K)
+        if len(down) == len(along) == 1 or held <= limit:
+            yield down.pixels, along.pixels, ids_K, _interpolate(down.weights, along.weights, scores_hwK)
+        else:
+            for half_down, half_along, half_hwK in _halves(down, along, scores_hwK):
+                yield from of_scores(half_down, half_along, ids_K, half_hwK)
+
+    yield from of_patches(down, along, patches_hwD)
 
 
-def _label_rectangle(labels_RS: Tensor, down_R: Tensor, along_S: Tensor, ids_K: Tensor, corners_K4: Tensor) -> None:
-    """Fill in the labels of a rectangle between four patch centres, of which the candidates' scores are known."""
-    ends_K4 = corners_K4 @ _weights(down_R[[0, -1]], along_S[[0, -1]])
-    hopeful_K = ends_K4.amax(dim=1) >= ends_K4.amin(dim=1).amax()  # the best that some class has everywhere
-    ids_K, corners_K4 = ids_K[hopeful_K], corners_K4[hopeful_K]
-    if len(ids_K) == 1:
-        labels_RS[:] = ids_K
-    elif len(ids_K) * labels_RS.numel() <= min(inference.MAX_SCORES, _RECTANGLE_SCORES) or labels_RS.numel() == 1:
-        scores_PK = _weights(down_R, along_S).T @ corners_K4.T
-        labels_RS[:] = ids_K[scores_PK.argmax(dim=1)].view(labels_RS.shape)
+def _halves(down: _Side, along: _Side, values_hwX: Tensor) -> Iterator[tuple[_Side, _Side, Tensor]]:
+    """A block cut across its longer side, each part with the patches that it hangs on."""
+    if len(down) > len(along):
+        yield from ((half, along, values_hwX[patches]) for half, patches in down.halves())
     else:
-        for rows in _halves(len(down_R)):
-            for columns in _halves(len(along_S)):
-                _label_rectangle(labels_RS[rows, columns], down_R[rows], along_S[columns], ids_K, corners_K4)
+        yield from ((down, half, values_hwX[:, patches]) for half, patches in along.halves())
 
 
-def _rank_rectangle(
-    labels_2RS: Tensor, lead_RS: Tensor, down_R: Tensor, along_S: Tensor, ids_K: Tensor, corners_K4: Tensor
-) -> None:
-    """As `_label_rectangle`, for the two best classes."""
-    ends_K4 = corners_K4 @ _weights(down_R[[0, -1]], along_S[[0, -1]])
-    hopeful_K = ends_K4.amax(dim=1) >= ends_K4.amin(dim=1).topk(2).values[1]
-    ids_K, corners_K4 = ids_K[hopeful_K], corners_K4[hopeful_K]
-    if len(ids_K) * lead_RS.numel() <= min(inference.MAX_SCORES, _RECTANGLE_SCORES) or lead_RS.numel() == 1:
-        (best_P2, places_P2) = (corners_K4 @ _weights(down_R, along_S)).T.topk(2, dim=1)
-        labels_2RS[:] = ids_K[places_P2].T.unflatten(1, lead_RS.shape)
-        lead_RS[:] = (best_P2[:, 0] - best_P2[:, 1]).view(lead_RS.shape)
-    else:
-        for rows in _halves(len(down_R)):
-            for columns in _halves(len(along_S)):
-                part = labels_2RS[:, rows, columns], lead_RS[rows, columns]
-                _rank_rectangle(*part, down_R[rows], along_S[columns], ids_K, corners_K4)
+def _interpolate(down_Rh: Tensor, along_Sw: Tensor, values_hwX: Tensor) -> Tensor:
+    """(R, S, X), by products of matrices: einsum takes eight times as long."""
+    along_hSX = along_Sw @ values_hwX
+    return (down_Rh @ along_hSX.flatten(1)).unflatten(1, along_hSX.shape[1:])
 
 
-def _weights(down_R: Tensor, along_S: Tensor) -> Tensor:
-    """(4, R * S): what the four corners, in reading order, weigh in each pixel."""
-    down_2R, along_2S = torch.stack([1 - down_R, down_R]), torch.stack([1 - along_S, along_S])
-    return torch.einsum("ir,js->ijrs", down_2R, along_2S).reshape(4, -1)
-
-
-def _halves(length: int) -> Iterator[slice]:
-    if length > 1:
-        yield slice(0, length // 2)
-    yield slice(length // 2, length)
-
-
-def _between_centres(size: int, num_patches: int) -> tuple[Tensor, list[_Run]]:
-    """For each pixel of a side, how far it lies from the patch centre before to the one after it (0 to 1); the runs."""
-    position = (torch.arange(size, dtype=torch.float64) + 0.5) * num_patches / size - 0.5
-    position = position.clamp(0, num_patches - 1)  # beyond the outermost centres nothing changes
-    before = position.long()
-    runs, start = [], 0
-    for patch, length in zip(*(part.tolist() for part in before.unique_consecutive(return_counts=True)), strict=True):
-        runs.append(_Run(patch, min(patch + 1, num_patches - 1), start, start + length))
-        start += length
-    return (position - before).float(), runs
+def _hopeful(scores_IJK: Tensor, ranks: int) -> Tensor:
+    """(K,) bool: whether a class may be among the best so many somewhere in the cells between these knots."""
+    highest, lowest = (
+        reduce(reduce(scores_IJK[:-1], scores_IJK[1:])[:, :-1], reduce(scores_IJK[:-1], scores_IJK[1:])[:, 1:])
+        for reduce in (torch.maximum, torch.minimum)
+    )
+    sure_IJ1 = lowest.topk(ranks, dim=-1).values[..., -1:]  # what so many classes have everywhere in the cell
+    return (highest >= sure_IJ1).flatten(0, 1).any(dim=0)
