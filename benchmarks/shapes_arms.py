@@ -77,6 +77,7 @@ ARMS: dict[str, Arm] = {
     "log_sum_exp": Arm("log_sum_exp"),
     "generalized_mean": Arm("generalized_mean"),
     "top_k": Arm("top_k"),
+    "random": Arm("random"),
 }
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -88,7 +89,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "text": ("max", "max shuffled captions", "max objects only", "max frozen text"),
     "compute": ("max dino", "max longer", "cls dino", "cls longer"),
     "naming": tuple(f"{p} rho 0.9{named}" for named in (" named 0.1", "", " named 0.9") for p in ("max", "cls")),
-    "continuum": ("max", "max_with_cls", "log_sum_exp", "generalized_mean", "top_k", "mean"),
+    "continuum": ("max", "max_with_cls", "log_sum_exp", "generalized_mean", "top_k", "mean", "random"),
     "scrambled": ("max", "max dino", "max dino-scrambled", "cls", "cls dino", "cls dino-scrambled"),
 }
 """What is compared. A run that several groups share is trained once."""

@@ -10,7 +10,8 @@ C5  patch dropout    at twice the resolution in the time of training without, as
 text, compute        captions shuffled, of objects only, text tower frozen at random; random starts trained longer,
                      by the time that a self-supervised start takes
 naming, continuum, scrambled   further arms, run if asked for: how often captions name a bird's ground; poolings
-                     between mean and max; a self-supervised start from pictures whose patches are in random order
+                     between mean and max, and a patch drawn at random; a self-supervised start from pictures whose
+                     patches are in random order
 
 Each arm trains the ``shapes`` recipe on generated scenes, with three seeds, one run after the other in this process. It
 is measured as ``clippy evaluate`` does, and by MaskCLIP's read-out and a linear probe. Numbers are means and standard

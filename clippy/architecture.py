@@ -11,7 +11,9 @@ from pydantic import Field, model_validator
 
 from clippy.config import Section
 
-ImagePooling = Literal["max", "max_with_cls", "mean", "cls", "top_k", "generalized_mean", "log_sum_exp", "attention"]
+ImagePooling = Literal[
+    "max", "max_with_cls", "mean", "cls", "top_k", "generalized_mean", "log_sum_exp", "attention", "random"
+]
 
 
 class ImageConfig(Section):
@@ -27,7 +29,8 @@ class ImageConfig(Section):
     pooling: ImagePooling = "max"
     """How tokens become one vector. Over space: the paper's ``max``, ``mean``, ``top_k`` (mean of the largest), and the
     learned ``generalized_mean``, ``log_sum_exp`` and ``attention``. ``cls`` is the class token alone; ``max_with_cls``
-    the maximum over it and the patches, as the released weights were trained."""
+    the maximum over it and the patches, as the released weights were trained. ``random`` is a control: in training one
+    patch of each image, whichever, so that nothing is chosen; afterwards their mean."""
     top_k: int = Field(8, ge=1)
     """Patches that ``top_k`` pooling averages, chosen in each channel."""
     frozen: bool = False

@@ -45,6 +45,18 @@ class Pooling(nn.Module):
         return pool(patches_BND, class_BD, self._mode, self._top_k)
 
 
+class RandomPatch(nn.Module):
+    """One patch of each image, drawn anew in each step of training; their mean otherwise. A control of ``max``."""
+
+    def forward(self, patches_BND: torch.Tensor, class_BD: torch.Tensor | None) -> torch.Tensor:
+        """(B, D)."""
+        if not self.training:
+            return patches_BND.mean(dim=1)
+        batch, num_patches = patches_BND.shape[:2]
+        drawn_B = torch.randint(num_patches, (batch,), device=patches_BND.device)
+        return patches_BND[torch.arange(batch, device=patches_BND.device), drawn_B]
+
+
 class GeneralizedMean(nn.Module):
     """The p-th root of the mean of p-th powers by channel: mean at p = 1, maximum in the limit; p is learned."""
 
@@ -99,4 +111,6 @@ def build_pooling(mode: ImagePooling, width: int, top_k: int) -> nn.Module:
         return GeneralizedMean()
     if mode == "log_sum_exp":
         return LogSumExp()
+    if mode == "random":
+        return RandomPatch()
     return Pooling(mode, top_k)

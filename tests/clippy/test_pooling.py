@@ -50,6 +50,16 @@ def test_top_k_lies_between_mean_and_max() -> None:
     torch.testing.assert_close(pool(patches(), None, "top_k", 2), by_hand)
 
 
+def test_random_pooling_gives_each_image_any_of_its_patches_and_their_mean_after_training() -> None:
+    torch.manual_seed(0)
+    pooling = build_pooling("random", 8, top_k=3)
+    drawn = torch.stack([pooling(patches(), None) for _ in range(60)])
+    for image in range(2):
+        seen = {tuple(row.tolist()) for row in drawn[:, image]}
+        assert seen == {tuple(row.tolist()) for row in patches()[image]}
+    assert torch.equal(pooling.eval()(patches(), None), patches().mean(dim=1))
+
+
 def test_soft_maxima_go_from_the_mean_to_the_maximum() -> None:
     positive = patches().abs() + 0.1
     torch.testing.assert_close(GeneralizedMean(1.0)(positive, None), positive.mean(dim=1))
@@ -70,7 +80,7 @@ def test_gradients_are_finite_in_half_precision_and_learned_poolings_learn(mode:
     assert len(gradients) > 1 or mode in ("max", "mean", "top_k")
 
 
-@pytest.mark.parametrize("mode", ["generalized_mean", "log_sum_exp", "attention", "top_k", "max_with_cls"])
+@pytest.mark.parametrize("mode", ["generalized_mean", "log_sum_exp", "attention", "top_k", "max_with_cls", "random"])
 def test_a_model_with_each_pooling_saves_and_loads(mode: ImagePooling, tmp_path: Path) -> None:
     arguments = {"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
     image = ImageConfig(name="vit_tiny_patch16_224", image_size=32, pooling=mode, arguments=arguments)
