@@ -129,7 +129,9 @@ def read_run(location: Location) -> Run | None:
     if summary.get("step", 0) < step or not summary:  # no summary of its newest step: still going on, or killed
         recipe = _recipe(folder)
         status, steps = "unfinished", recipe.train.steps if recipe else None
-        if changed is not None and time.time() - changed < _quiet_seconds(recipe, location, speed):
+        if steps and whole and whole[-1].step == steps:  # trained without Ray, or its driver was killed at the end
+            status = "finished"
+        elif changed is not None and time.time() - changed < _quiet_seconds(recipe, location, speed):
             status = "running"
     loss = records[-1].get("loss") if records else None
     return Run(

@@ -81,9 +81,11 @@ def test_a_list_tells_how_far_each_run_came(storage: Location) -> None:
     write_run(storage / "done", step=50, status="finished")
     write_run(storage / "paused", step=23, status="stopped")
     write_run(storage / "going", step=15)
+    write_run(storage / "alone", step=50)  # trained without a driver that writes summaries
     (storage / "mlflow.db").write_text("no run")
     (storage / "other" / "file").write_text("no run")
-    done, going, paused = find_runs(storage)
+    alone, done, going, paused = find_runs(storage)
+    assert (alone.status, alone.step) == ("finished", 50)
     assert (done.name, done.status, done.step, done.steps) == ("done", "finished", 50, 50)
     assert (done.loss, done.images_per_second) == (0.5, 200.0)
     assert [c.step for c in done.checkpoints] == [10, 20, 30, 40, 50]
