@@ -21,14 +21,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +83,15 @@ def has_open_clip() -> bool:
 
 def alone(function: Callable[[], Any]) -> Any:
     """The result of ``function`` in a fresh process."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
         return pool.submit(function).result()
+
+
+def _end_with_parent() -> None:
+    """Where the parent is killed, nobody wants what this process computes."""
+    parent = parent_process()
+    assert parent is not None
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
