@@ -37,7 +37,7 @@ from cluster.capacity.dry_run import Watch, dry_run, fake_parameters
 from cluster.capacity.hardware import Hardware, cpu_device, gpu_device, load_hardware, save_calibration, this_machine
 from cluster.capacity.pairs import find_pairs
 from cluster.capacity.plan import Plan, Setting, make_plan
-from cluster.capacity.step import loss_run
+from cluster.capacity.step import ADAM_PASSES, loss_run
 from cluster.capacity.watch import count_lines, watch
 from pipelines.bench import bench
 from pipelines.console import Console
@@ -50,8 +50,6 @@ from pipelines.shapes import generate
 NAMES = ("training", "step", "loss", "stream", "published")
 TARGET = 0.2
 STEPS = 150
-UNFUSED_PASSES = 16
-"""Times that torch's plain AdamW, which ``train_step.py`` runs, reads or writes each parameter's float."""
 # github.com/huggingface/pytorch-image-models, results/benchmark-train-amp-nchw-pt112-cu113-rtx3090.csv
 TIMM = {
     "vit_tiny_patch16_224": (2293.54, 512),
@@ -167,7 +165,7 @@ def step(hardware: Hardware) -> list[Row]:
     run = dry_run(config, train_step.make_inputs(options, torch.device("cpu"))[2])
     device, bare = cpu_device(hardware.rates, 1, 2**40), loss_run(options.batch, 1, run.width)
     seconds = sum(work.seconds(device) for work in (run.forward, run.backward, bare.work))
-    seconds += 4 * run.trained * UNFUSED_PASSES / device.bytes_per_second
+    seconds += 4 * run.trained * ADAM_PASSES / device.bytes_per_second
     memory = run.weight_bytes + 8 * run.trained + run.working_bytes + bare.peak_bytes + device.framework_bytes
     found = train_step.alone(partial(timed_step, options))
     flops = run.forward.flops + run.backward.flops + bare.work.flops

@@ -30,6 +30,9 @@ _PREFIXES = ("module.", "backbone.", "_orig_mod.")
 _NAMED = 8
 """So many keys are named in an error, the rest counted."""
 
+_SUFFIXES = {".safetensors", ".pt", ".pth", ".bin", ".ckpt"}
+"""Of files of weights; no repository of the hub is called so."""
+
 
 class Repository:
     """Files under one name: a local folder, or a repository of the Hugging Face hub, downloaded once and then cached.
@@ -78,7 +81,11 @@ class Repository:
 def find_weights(name: str, field: str) -> Path:
     """The file of weights that ``name`` means: a file, a folder with one, or a repository of the hub."""
     path = Path(name).expanduser()
-    return path if path.is_file() else Repository(name, field).weights()
+    if path.is_file():
+        return path
+    if path.suffix in _SUFFIXES and not path.is_dir():
+        raise ValueError(f"{field}: {name}: there is no such file; check the name")
+    return Repository(name, field).weights()
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from pipelines.recipe import Recipe
 _FLOAT = 4
 _BUCKET_BYTES = 25 * 2**20
 """What DistributedDataParallel adds up at once."""
-_ADAM_PASSES, _LAMB_PASSES = 7, 16
+ADAM_PASSES, _LAMB_PASSES = 7, 16
 """Times that an optimizer reads or writes each parameter's float: weight, gradient and two moments, three written."""
 _CLIP_PASSES = 3
 """Of the gradients, for their norm and its bound."""
@@ -143,7 +143,7 @@ def step_seconds(recipe: Recipe, model: StepModel, cluster: Cluster, rates: Rate
 
 def optimizer_bytes(recipe: Recipe, passes: DryRun) -> int:
     """Read and written by clipping the gradients and by the optimizer."""
-    return _FLOAT * passes.trained * (_CLIP_PASSES + (_LAMB_PASSES if recipe.optim.name == "lamb" else _ADAM_PASSES))
+    return _FLOAT * passes.trained * (_CLIP_PASSES + (_LAMB_PASSES if recipe.optim.name == "lamb" else ADAM_PASSES))
 
 
 def all_reduce_seconds(size: int, cluster: Cluster, rates: Rates) -> float:

@@ -43,6 +43,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(clippy_command: Command, ch
     for source, more, sentence in (
         (str(other), (), "not of the published CLIPpy's layout"),
         (str(broken), (), "broken.pt"),
+        ("mistyped.pt", (), "SOURCE: mistyped.pt: there is no such file"),  # the hub is not asked
         (str(checkpoint), ("--tokenizer", str(tmp_path / "none")), "model.text.tokenizer"),
     ):
         result = clippy_command("model", "import", source, str(dest), *more)
