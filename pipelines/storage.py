@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,10 @@ class Location:
         """Whether this is a folder or file of this machine."""
         return isinstance(self.filesystem, pafs.LocalFileSystem)
 
+    @property
+    def _is_gcs(self) -> bool:
+        return isinstance(self.filesystem, pafs.GcsFileSystem)
+
     def exists(self) -> bool:
         """Whether something lies here."""
         return self.filesystem.get_file_info(self.path).type != pafs.FileType.NotFound
@@ -61,13 +66,33 @@ class Location:
 
     def list(self) -> list[pafs.FileInfo]:
         """Entries directly inside, sorted by name; none if there is no such folder."""
-        selector = pafs.FileSelector(self.path, recursive=False, allow_not_found=True)
-        return sorted(self.filesystem.get_file_info(selector), key=lambda info: info.base_name)
+        selector = pafs.FileSelector(self.path, recursive=self._is_gcs, allow_not_found=True)
+        found = self.filesystem.get_file_info(selector)
+        if self._is_gcs:
+            found = _directly_inside(self.path, found)
+        return sorted(found, key=lambda info: info.base_name)
 
     def remove_folder(self) -> None:
         """Remove the folder with all it holds, if it is there."""
-        if self.exists():
+        if not self.exists():
+            return
+        try:
             self.filesystem.delete_dir(self.path)
+        except FileNotFoundError:  # Google's store: the files are gone, and the folder was nothing but they
+            if self.exists():
+                raise
+
+
+def _directly_inside(folder: str, everything: list[pafs.FileInfo]) -> list[pafs.FileInfo]:
+    """Files and folders of a folder: Arrow lists none of Google's that is but a part of names (its issue 35993)."""
+    found = {}
+    for info in everything:
+        name, _, rest = info.path.removeprefix(f"{folder}/").strip("/").partition("/")
+        if rest or info.type == pafs.FileType.Directory:
+            found[name] = pafs.FileInfo(f"{folder}/{name}", pafs.FileType.Directory)
+        elif name:
+            found[name] = info
+    return list(found.values())
 
 
 def explain(error: Exception) -> str | None:
@@ -98,6 +123,9 @@ _LASTING = (
 )
 
 
+_GCS_PATIENCE = timedelta(seconds=60)
+
+
 def locate(url: str, options: Mapping[str, Any] | None = None) -> Location:
     """The location of a folder, a file, or an ``s3://``, ``gs://`` or other fsspec URL.
 
@@ -114,6 +142,8 @@ def locate(url: str, options: Mapping[str, Any] | None = None) -> Location:
     try:
         if protocol == "s3" and set(options) <= {"endpoint_url", "anon", "region"}:
             return Location(url, _arrow_s3(options), path)
+        if protocol in ("gs", "gcs") and set(options) <= {"endpoint_url", "anon"}:
+            return Location(url, _arrow_gcs(options), path)
         if not options:
             filesystem, path = pafs.FileSystem.from_uri(url)
             return Location(url, filesystem, path)
@@ -142,6 +172,18 @@ def _arrow_s3(options: Mapping[str, Any]) -> pafs.S3FileSystem:
     # The client itself repeats what was throttled, reset or cut short; reads of shards are repeated above it too.
     arguments["retry_strategy"] = pafs.AwsStandardS3RetryStrategy(max_attempts=5)
     return pafs.S3FileSystem(**arguments)
+
+
+def _arrow_gcs(options: Mapping[str, Any]) -> pafs.GcsFileSystem:
+    """With Google's default credentials, or without any where ``anon`` says so or an emulator is named."""
+    emulator = os.environ.get("STORAGE_EMULATOR_HOST")
+    endpoint = options.get("endpoint_url") or emulator
+    arguments: dict[str, Any] = {"anonymous": bool(options.get("anon", emulator))}
+    if endpoint:
+        scheme, _, host = endpoint.rpartition("://")
+        arguments |= {"endpoint_override": host.rstrip("/"), "scheme": scheme or "https"}
+    # Arrow would try for a quarter of an hour, saying nothing; reads of shards are repeated above it too.
+    return pafs.GcsFileSystem(retry_time_limit=_GCS_PATIENCE, **arguments)
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Shared fixtures: one small dataset, one Ray for all tests that need it, one S3 server; all on loopback."""
+"""Shared fixtures: one small dataset, one Ray for all tests that need it, two object stores; all on loopback."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -87,13 +88,7 @@ def ray_cluster(s3: str) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The endpoint of a moto server with a bucket named 'bucket'; credentials and endpoint are in the environment."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = open(tmp_path_factory.mktemp("moto") / "log", "w")  # noqa: SIM115
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log
-    )
+    port, log = _free_port(), tmp_path_factory.mktemp("moto") / "log"
     endpoint = f"http://127.0.0.1:{port}"
     environment = {
         "AWS_ACCESS_KEY_ID": "test",
@@ -101,25 +96,44 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_DEFAULT_REGION": "us-east-1",
     }
-    before = {name: os.environ.get(name) for name in environment}
-    os.environ.update(environment)
-    try:
-        _wait_for(lambda: socket.create_connection(("127.0.0.1", port), timeout=1).close())
+    with _serving(["moto.server", "-H", "127.0.0.1", "-p", str(port)], port, log, environment):
         from pyarrow.fs import S3FileSystem
 
         S3FileSystem(
             endpoint_override=f"127.0.0.1:{port}", scheme="http", allow_bucket_creation=True, region="us-east-1"
         ).create_dir("bucket")
         yield endpoint
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name)
-            else:
-                os.environ[name] = value
-        server.kill()
-        server.wait()
-        log.close()
+
+
+@pytest.fixture(scope="session")
+def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The endpoint of an emulator of Google's storage with a bucket named 'bucket'; the environment names it."""
+    port, log = _free_port(), tmp_path_factory.mktemp("gcs") / "log"
+    endpoint = f"http://127.0.0.1:{port}"
+    arguments = ["--host=127.0.0.1", f"--port={port}", "--in-memory", "--default-bucket=bucket"]
+    with _serving(["gcp_storage_emulator", "start", *arguments], port, log, {"STORAGE_EMULATOR_HOST": endpoint}):
+        yield endpoint
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@contextmanager
+def _serving(module: list[str], port: int, log: Path, environment: dict[str, str]) -> Iterator[None]:
+    """A Python module that serves a port, and the environment that names it."""
+    with pytest.MonkeyPatch.context() as patch, log.open("w") as stream:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        server = subprocess.Popen([sys.executable, "-m", *module], stdout=stream, stderr=stream)
+        try:
+            _wait_for(lambda: socket.create_connection(("127.0.0.1", port), timeout=1).close())
+            yield
+        finally:
+            server.kill()
+            server.wait()
 
 
 @pytest.fixture(scope="session")

@@ -69,12 +69,12 @@ def names(run: Location) -> list[str]:
     return [info.base_name for info in (run / "checkpoints").list()]
 
 
-@pytest.fixture(params=["disk", "s3"])
+@pytest.fixture(params=["disk", "s3", "gcs"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
     if request.param == "disk":
         return locate(str(tmp_path / "runs"))
-    request.getfixturevalue("s3")
-    return locate(f"s3://bucket/{tmp_path.name}")
+    request.getfixturevalue(request.param)
+    return locate(f"{'gs' if request.param == 'gcs' else 's3'}://bucket/{tmp_path.name}")
 
 
 def test_a_list_tells_how_far_each_run_came(storage: Location) -> None:
