@@ -90,12 +90,13 @@ def _step_rates(processes: int, threads: int, precision: str) -> dict[str, float
 
 def _decode_rates() -> dict[str, float]:
     costs = decode_costs()
-    per_byte, per_pixel, per_output, per_row = fit([c for c, _ in costs], [seconds for _, seconds in costs])
+    per_byte, per_pixel, per_output, per_row, per_resize = fit([c for c, _ in costs], [s for _, s in costs])
     return {
         "decode_ns_per_byte": 1e9 * per_byte,
         "decode_ns_per_pixel": 1e9 * per_pixel,
         "decode_ns_per_output_pixel": 1e9 * per_output,
         "decode_seconds_per_row": per_row,
+        "decode_seconds_per_resize": per_resize,
     }
 
 

@@ -70,6 +70,7 @@ class Rates(Section):
     decode_ns_per_pixel: Figure
     decode_ns_per_output_pixel: Figure
     decode_seconds_per_row: Figure
+    decode_seconds_per_resize: Figure
     thread_share: Figure
     unit_seconds: Figure
     unit_ns_per_byte: Figure

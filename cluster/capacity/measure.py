@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 from clippy.architecture import TextConfig
-from clippy.images import jpeg_divisor
 from clippy.model import CLIPpy
 from clippy.tokens import build_tokenizer
 from cluster.capacity.dry_run import caption_lengths
 from cluster.capacity.pairs import Pairs
 from cluster.capacity.step import model_step, optimizer_bytes
+from cluster.capacity.stream_need import decoded_pixels
 from pipelines.optim import build_optimizer
 from pipelines.recipe import Recipe, load_recipe
 from pipelines.samples import Decoding, decode_unit
@@ -110,7 +110,7 @@ def _small_recipe(width: int, size: int, patch: int, layers: int, rows: int, pre
 
 
 def decode_costs() -> list[Cost]:
-    """Encoded bytes, pixels as they are decoded, pixels that come out, and rows of units; and their core seconds."""
+    """Encoded bytes, pixels as decoded, pixels that come out, rows and resized rows of units; and core seconds."""
     tokenizer = build_tokenizer(TextConfig(tokenizer="bytes", max_tokens=77)).to_json()
     torch.set_num_threads(1)
     costs = []
@@ -121,8 +121,9 @@ def decode_costs() -> list[Cost]:
             decoding = Decoding(size, tokenizer, 77)
             spent = [float(decode_unit(table, decoding)["decode_seconds"].sum()) for _ in range(_REPEATS + 1)]
             seconds = statistics.median(spent[1:])
-            pixels = width * height / jpeg_divisor(min(width, height), size) ** 2
-            amounts = (sum(map(len, pictures)), len(pictures) * pixels, len(pictures) * size**2, len(pictures))
+            pixels, resizes = decoded_pixels(width, height, size)
+            of_each = (pixels, size**2, 1, resizes)
+            amounts = (sum(map(len, pictures)), *(len(pictures) * amount for amount in of_each))
             costs.append((tuple(map(float, amounts)), seconds))
     return costs
 

@@ -77,13 +77,19 @@ def unit_cost(recipe: Recipe, pairs: Pairs, cluster: Cluster, rates: Rates) -> U
 def decode_seconds(recipe: Recipe, pairs: Pairs, rates: Rates) -> float:
     """Of one picture and its caption, on a core that does nothing else."""
     size = recipe.model.image.image_size
-    pixels = pairs.width * pairs.height / jpeg_divisor(min(pairs.width, pairs.height), size) ** 2
+    pixels, resizes = decoded_pixels(pairs.width, pairs.height, size)
     nanoseconds = (
         rates.decode_ns_per_byte.value * pairs.bytes
         + rates.decode_ns_per_pixel.value * pixels
         + rates.decode_ns_per_output_pixel.value * size**2
     )
-    return nanoseconds * 1e-9 + rates.decode_seconds_per_row.value
+    return nanoseconds * 1e-9 + rates.decode_seconds_per_row.value + resizes * rates.decode_seconds_per_resize.value
+
+
+def decoded_pixels(width: float, height: float, size: int) -> tuple[float, bool]:
+    """Pixels of a JPEG as it is decoded for ``size``, and whether it has to be resized then."""
+    divisor = jpeg_divisor(min(width, height), size)
+    return width * height / divisor**2, min(width, height) / divisor != size
 
 
 def rows_per_core(unit: UnitCost, core_share: float) -> tuple[float, float]:

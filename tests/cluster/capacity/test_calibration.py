@@ -37,7 +37,8 @@ def test_decoding_is_measured_in_what_a_plan_counts(monkeypatch: pytest.MonkeyPa
     costs = decode_costs()
     rates = fit([amounts for amounts, _ in costs], [seconds for _, seconds in costs])
     assert all(rate >= 0 for rate in rates)
-    per_byte, per_pixel, per_output, per_row = rates
+    per_byte, per_pixel = rates[:2]
+    assert [amounts[4] > 0 for amounts, _ in costs[:3]] == [False, True, True]  # 64 pixels at 64, 224 and 448
     assert 1e-9 < per_byte + per_pixel < 1e-7
     explained = [float(np.dot(amounts, rates)) / seconds for amounts, seconds in costs]
     assert float(np.median(explained)) == pytest.approx(1, abs=0.25)
