@@ -11,7 +11,8 @@ from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+
+from pipelines.places import anchored, is_of_this_machine
 
 if TYPE_CHECKING:
     from pipelines.recipe import Recipe
@@ -111,47 +112,46 @@ def _tuning(words: list[str], options: argparse.Namespace) -> Submission:
 def _quickstart(words: list[str], options: argparse.Namespace) -> Submission:
     from cluster.quickstart import quickstart_recipe
 
-    recipe = quickstart_recipe(options.out, options.overrides)
-    told = [*_with_fields(words, options, _ON_THE_CLUSTER), "--out", _absolute(options.out)]  # the last one counts
-    return Submission(tuple(told), recipe, (), {"--out": options.out} if _is_local(options.out) else {})
+    out = anchored(options.out)
+    recipe = quickstart_recipe(out, options.overrides)
+    told = [
+        *_with_fields(words, options, [*_absolute_fields(recipe), *_ON_THE_CLUSTER]),
+        "--out",
+        out,
+    ]  # the last counts
+    local = {"--out": options.out} if is_of_this_machine(out) else {}
+    local |= {name: place for name, place in _local_places(recipe).items() if not place.startswith(f"{out}/")}
+    return Submission(tuple(told), recipe, (), local)
 
 
 def _other(words: list[str], options: argparse.Namespace, named: Mapping[str, str], told: list[str]) -> Submission:
     local = {}
     for attribute, name in named.items():
         place = getattr(options, attribute)
-        if place and _is_local(place) and (name != "CHECKPOINT" or os.path.exists(place)):  # or it is a hub's name
+        is_hub_name = name == "CHECKPOINT" and place and not os.path.exists(place)
+        if place and is_of_this_machine(place) and not is_hub_name:
             local[name] = place
-            words = _replaced(words, attribute, place, _absolute(place))
+            words = _replaced(words, attribute, place, anchored(place))
     return Submission((*words, *told), None, (), local)
 
 
 def _local_places(recipe: Recipe) -> dict[str, str]:
-    """What a training reads and writes that only this machine has."""
-    named: dict[str, str | None] = {"storage.url": recipe.storage.url}
-    for number, dataset in enumerate(recipe.data.datasets):
-        section = f"data.sources.{number}" if recipe.data.sources else "data"
-        named |= {f"{section}.url": dataset.url, f"{section}.manifest": dataset.manifest}
-        named[f"{section}.storage_options.endpoint_url"] = dataset.storage_options.get("endpoint_url")
-    named["storage.storage_options.endpoint_url"] = recipe.storage.storage_options.get("endpoint_url")
-    if recipe.eval.every:
-        named["eval.url"] = recipe.eval.url
-    if recipe.tracking.enabled:
-        named["tracking.uri"] = recipe.tracking.uri
-    return {name: place for name, place in named.items() if place and _is_local(place)}
+    """What a training reads and writes that only this machine has; a relative path of weights may be in the package."""
+    from cluster.reach import weights_here
+
+    weights = {name: place for name, place in weights_here(recipe).items() if place.startswith(("/", "~"))}
+    return {name: place for name, place in recipe.places().items() if is_of_this_machine(place)} | weights
 
 
 def _absolute_fields(recipe: Recipe) -> list[str]:
     """Overrides that say in full which folders of this machine are meant: a job runs in a folder of its own."""
-    absolute = recipe.absolute()
-    before, after = recipe.model_dump(mode="json"), absolute.model_dump(mode="json")
-    fields = [("data", "url"), ("data", "manifest"), ("data", "sources"), ("eval", "url"), ("storage", "url")]
-    changed = [(section, name) for section, name in fields if before[section][name] != after[section][name]]
-    overrides = [f"{section}.{name}={json.dumps(after[section][name])}" for section, name in changed]
-    uri = recipe.tracking.uri
-    if uri and uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
-        overrides.append(f"tracking.uri=sqlite:///{_absolute(uri.removeprefix('sqlite:///'))}")
-    return overrides
+    before, after = recipe.model_dump(mode="json"), recipe.absolute().model_dump(mode="json")
+    return [
+        f"{section}.{name}={json.dumps(value, ensure_ascii=False)}"
+        for section in ("data", "eval", "tracking", "storage")
+        for name, value in after[section].items()
+        if value != before[section][name]
+    ]
 
 
 def _with_fields(words: list[str], options: Any, fields: list[str]) -> list[str]:
@@ -175,18 +175,6 @@ def _replaced(words: list[str], attribute: str, before: str, after: str) -> list
                 if getattr(parse(changed), attribute) == after:
                     return changed
     return words
-
-
-def _is_local(place: str) -> bool:
-    """Whether the place is a file, folder or server of this machine alone."""
-    if "://" not in place or place.startswith(("file:", "sqlite:")):
-        return True
-    host = urlsplit(place).hostname or ""
-    return place.startswith("http") and (host == "localhost" or host == "::1" or host.startswith("127."))
-
-
-def _absolute(place: str) -> str:
-    return place if "://" in place else str(Path(place).expanduser().absolute())
 
 
 def _inside(file: str) -> str:

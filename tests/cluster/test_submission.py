@@ -53,12 +53,41 @@ def test_places_that_all_see_are_left_as_they_are() -> None:
         ("tracking.uri=sqlite:///mlflow.db", "tracking.uri sqlite:///mlflow.db"),
         ("tracking.uri=http://localhost:5000", "tracking.uri http://localhost:5000"),
         ("storage.url=/tmp/runs", "storage.url /tmp/runs"),
+        ("tracking.uri=postgresql://localhost/mlflow", "tracking.uri postgresql://localhost/mlflow"),
         ("data.storage_options.endpoint_url=http://127.0.0.1:9000", "data.storage_options.endpoint_url http://127"),
+        (
+            "data.storage_options.endpoint_url=localhost:9000",
+            "data.storage_options.endpoint_url https://localhost:9000",
+        ),
+        (
+            "storage.storage_options={client_kwargs: {endpoint_url: 'http://[::1]:9000'}}",
+            r"storage.storage_options.client_kwargs.endpoint_url http://\[::1\]:9000",
+        ),
+        ("model.text.pretrained=/models/t5", "model.text.pretrained /models/t5"),
     ],
 )
 def test_places_of_this_machine_alone_are_named(override: str, named: str) -> None:
     with pytest.raises(ValueError, match=f"only this machine has .*{named}"):
         read_command(["train", "shapes", *SHARED, override]).check_places()
+
+
+def test_an_endpoint_without_a_scheme_is_a_server_and_not_a_folder() -> None:
+    submission = read_command(["train", "shapes", *SHARED, "data.storage_options.endpoint_url=minio.example:9000"])
+    submission.check_places()
+    assert "minio.example:9000" not in " ".join(submission.words[7:])
+
+
+def test_a_sqlite_file_is_the_one_that_was_meant(tmp_path: Path) -> None:
+    words = read_command(["train", "shapes", *SHARED, "tracking.uri='sqlite:///a #b.db'"]).words
+    assert f'tracking.uri="sqlite:///{tmp_path}/a #b.db"' in words
+    words = read_command(["evaluate", "openai/clip", "--mlflow-uri=sqlite:///b.db"]).words
+    assert f"--mlflow-uri=sqlite:///{tmp_path}/b.db" in words
+
+
+def test_a_quickstart_s_own_places_count_too(tmp_path: Path) -> None:
+    quick = read_command(["quickstart", "storage.url=other", "tracking.uri=http://localhost:5000"])
+    assert f'storage.url="{tmp_path}/other"' in quick.words
+    assert quick.local == {"--out": "quickstart", "storage.url": "other", "tracking.uri": "http://localhost:5000"}
 
 
 def test_other_commands(tmp_path: Path) -> None:
