@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,20 +31,26 @@ class Node:
 
 
 class JobServer:
-    """Speaks to the job server at ``url``, with ``token`` if it has one."""
+    """Speaks to the job server at ``url``, with ``token`` if it has one; ``address`` is how ``--address`` named it."""
 
-    def __init__(self, url: str, token: str | None = None, is_local: bool = False) -> None:
+    def __init__(self, url: str, token: str | None = None, is_local: bool = False, address: str | None = None) -> None:
         """Raises ValueError, within seconds, where no job server answers or the token is not the cluster's."""
-        self.url, self.is_local = url, is_local
+        self.url, self.is_local, self._address = url, is_local, address
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         answer = self._get("/api/version")
         self.ray_version: str | None = answer.get("ray_version")
         if self.ray_version is None:
-            raise ValueError(f"--address: what answers at {self._shown} is no Ray job server; {_REMEDY}")
+            raise ValueError(f"--address: what answers at {self.shown} is no Ray job server; {_REMEDY}")
 
     @property
-    def _shown(self) -> str:
+    def shown(self) -> str:
+        """The URL as it may be printed."""
         return without_credentials(self.url)
+
+    def command(self, *words: str) -> str:
+        """``clippy cluster`` with these words, for this cluster, as it may be printed and typed."""
+        told = ["--address", without_credentials(self._address)] if self._address else []
+        return shlex.join(["clippy", "cluster", words[0], *told, *words[1:]])
 
     def check_version(self) -> None:
         """Raises ValueError where the cluster's Ray is not the one that this program is for."""
@@ -52,7 +59,7 @@ class JobServer:
         ours = ray.__version__
         if ours.split(".")[:2] != str(self.ray_version).split(".")[:2]:
             raise ValueError(
-                f"--address: the cluster at {self._shown} runs Ray {self.ray_version}, and this is for Ray {ours}; "
+                f"--address: the cluster at {self.shown} runs Ray {self.ray_version}, and this is for Ray {ours}; "
                 f"start the cluster from an image of Ray {ours}"
             )
 
@@ -62,7 +69,7 @@ class JobServer:
             listed = self._get("/api/v0/nodes?limit=10000")["data"]["result"]["result"]
         except (KeyError, TypeError):
             raise ValueError(
-                f"the cluster at {self._shown} does not tell its nodes; look into its head's logs"
+                f"the cluster at {self.shown} does not tell its nodes; look into its head's logs"
             ) from None
         summary = self._get("/nodes?view=summary").get("data") or {}
         usage = summary.get("nodeLogicalResources") or {}
@@ -98,7 +105,7 @@ class JobServer:
         except (requests.RequestException, aiohttp.ClientError, ConnectionError) as error:
             raise ValueError(self._unreachable(error)) from None
         except RuntimeError as error:  # a status code and what the server says, often with a traceback
-            raise ValueError(f"the cluster at {self._shown} refused: {last_line(error)}") from None
+            raise ValueError(f"the cluster at {self.shown} refused: {last_line(error)}") from None
 
     def _get(self, path: str) -> dict[str, Any]:
         import requests
@@ -117,13 +124,13 @@ class JobServer:
 
     def _unreachable(self, error: Exception) -> str:
         problem = "it takes too long to answer" if "timed out" in str(error).lower() else "no connection"
-        return f"--address: no Ray job server answers at {self._shown} ({problem}); {_REMEDY}"
+        return f"--address: no Ray job server answers at {self.shown} ({problem}); {_REMEDY}"
 
     def _unauthorised(self, status: int) -> str:
         told = "set RAY_AUTH_TOKEN_PATH to a file that holds it, or RAY_AUTH_TOKEN"
         if self._headers and status == 403:
-            return f"the cluster at {self._shown} does not accept the token; {told} to the cluster's own"
-        return f"the cluster at {self._shown} asks for its token; {told}"
+            return f"the cluster at {self.shown} does not accept the token; {told} to the cluster's own"
+        return f"the cluster at {self.shown} asks for its token; {told}"
 
 
 _REMEDY = "check that the cluster runs, and name its dashboard's address and port, as in http://HOST:8265"
@@ -145,7 +152,7 @@ def connect(address: str | None) -> JobServer:
         told = local.url
     url = _url(told)
     is_local = local is not None and local.url == url
-    return JobServer(url, _token(local.token_file if local and is_local else None), is_local)
+    return JobServer(url, _token(local.token_file if local and is_local else None), is_local, address)
 
 
 def _url(address: str) -> str:

@@ -156,7 +156,7 @@ def find_job(server: JobServer, name: str) -> Job:
                 raise
             details = None
     if details is None or not details.submission_id:
-        raise ValueError(f"JOB: the cluster knows no job {name!r}; see: clippy cluster list")
+        raise ValueError(f"JOB: the cluster knows no job {name!r}; see: {server.command('list')}")
     return _job(details)
 
 
@@ -171,8 +171,7 @@ def stop(server: JobServer, name: str) -> Job:
 
 
 def logs(server: JobServer, name: str) -> str:
-    """What the job printed so far."""
-    find_job(server, name)
+    """What a job that is known printed so far."""
     with server.client() as client:
         return str(client.get_job_logs(name))
 
@@ -206,7 +205,7 @@ def follow(server: JobServer, name: str, write: Callable[[str], None]) -> Job:
             left -= 1
             if not left:
                 raise ValueError(
-                    f"lost the job server at {server.url}; the job may go on ({last_line(error)})"
+                    f"lost the job server at {server.shown}; the job may go on ({last_line(error)})"
                 ) from None
         time.sleep(1)
 

@@ -1,0 +1,81 @@
+"""What is asked of a job server and told of its jobs, before a server that answers from memory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+
+from cluster.job_server import JobServer
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+ADDRESS = "http://me:hunter2@head:8265"
+
+
+class Server(JobServer):
+    """A job server with one job; it counts what it is asked."""
+
+    def __init__(self, address: str | None = None, status: str = "SUCCEEDED") -> None:
+        self.url, self.is_local, self._address = address or "http://127.0.0.1:1", False, address
+        self.status, self.asked = status, []
+        self.chunks: list[str | Exception] = ["step 1\n"]
+
+    @contextmanager
+    def client(self) -> Iterator[Server]:
+        yield self
+
+    def get_job_info(self, name: str) -> SimpleNamespace:
+        self.asked.append("job")
+        if name != "clippy-1":
+            raise RuntimeError("Request failed with status code 404")
+        return SimpleNamespace(
+            submission_id=name, status=self.status, metadata={}, entrypoint="x", message="", start_time=1, end_time=2
+        )
+
+    def get_job_logs(self, name: str) -> str:
+        self.asked.append("logs")
+        return "step 1\n"
+
+    async def tail_job_logs(self, name: str) -> AsyncIterator[str]:
+        """Everything from the start, up to an error, which comes once."""
+        for number, chunk in enumerate(self.chunks):
+            if isinstance(chunk, Exception):
+                del self.chunks[number]
+                raise chunk
+            yield chunk
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Server:
+    """The one that every verb connects to."""
+    made = Server(ADDRESS)
+    monkeypatch.setattr("cluster.job_server.connect", lambda address: made)
+    return made
+
+
+def test_logs_look_the_job_up_once(clippy_command: Command, server: Server) -> None:
+    result = clippy_command("cluster", "logs", "clippy-1", "--json")
+    assert (result.returncode, json.loads(result.stdout)["logs"]) == (0, "step 1\n")
+    assert server.asked == ["job", "logs"]
+
+
+def test_hints_name_the_cluster_again_and_no_password(
+    clippy_command: Command, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cluster.jobs.follow", interrupted)
+    stopped = clippy_command("cluster", "logs", "--follow", "clippy-1", "--address", ADDRESS)
+    assert stopped.returncode == 130
+    assert "clippy cluster logs --address http://head:8265 --follow clippy-1\n" in stopped.stderr
+    assert "clippy cluster stop --address http://head:8265 clippy-1\n" in stopped.stderr
+    unknown = clippy_command("cluster", "stop", "nobody", "--address", ADDRESS)
+    assert unknown.returncode == 2
+    assert "knows no job 'nobody'; see: clippy cluster list --address http://head:8265\n" in unknown.stderr
+    assert "hunter2" not in stopped.stderr + unknown.stderr
+    assert Server().command("stop", "a b") == "clippy cluster stop 'a b'"
