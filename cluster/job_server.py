@@ -9,10 +9,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.local_cluster import find_local_cluster
 from pipelines.credentials import without_credentials
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
 
 _SECONDS = 10
 """So long the server may take for a small answer."""
@@ -28,6 +31,11 @@ class Node:
     resources: Mapping[str, float]
     used: Mapping[str, float] | None
     """None where the cluster does not tell."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        known = {"id": self.node_id, "address": self.address, "is_head": self.is_head}
+        return known | {"resources": self.resources, "used": self.used}
 
 
 class JobServer:
@@ -87,7 +95,7 @@ class JobServer:
         return sorted(nodes, key=lambda node: (not node.is_head, node.address, node.node_id))
 
     @contextmanager
-    def client(self) -> Iterator[Any]:
+    def client(self) -> Iterator[JobSubmissionClient]:
         """Ray's own client, for jobs and packages. Raises ValueError for what the server refuses."""
         import aiohttp
         import requests

@@ -6,18 +6,20 @@ import argparse
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.package import DEFAULT_MIB, MOST_MIB
 from cluster.verbs import add_json, columns, print_result, table, verb
 
 if TYPE_CHECKING:
-    from cluster.job_server import JobServer
+    from cluster.job_server import JobServer, Node
     from cluster.jobs import Job
     from cluster.package import Package
     from cluster.submission import Submission
     from pipelines.console import Console
+
+_DEFAULT_MIB = 50.0
 
 
 def add_job_verbs(actions: Any) -> None:
@@ -63,7 +65,7 @@ def _add_submit(actions: Any) -> None:
         "--include", action="append", default=[], metavar="PATTERN", help="send these files whatever they are called"
     )
     command.add_argument(
-        "--max-mib", type=float, default=DEFAULT_MIB, metavar="N", help=f"refuse more (default: {DEFAULT_MIB:g})"
+        "--max-mib", type=float, default=_DEFAULT_MIB, metavar="N", help=f"refuse more (default: {_DEFAULT_MIB:g})"
     )
     command.add_argument(
         "--allow-local-paths", action="store_true", help="all nodes see the folders of this machine that it names"
@@ -75,7 +77,7 @@ def _add_submit(actions: Any) -> None:
     _add_common(command)
 
 
-def _add_common(command: Any) -> None:
+def _add_common(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--address",
         metavar="URL",
@@ -90,6 +92,7 @@ def _submit(options: argparse.Namespace) -> int:
 
     submission = read_command(options.words[1:] if options.words[:1] == ["--"] else options.words)
     from cluster.jobs import read_environment, requirements, submit
+    from cluster.package import MOST_MIB
     from pipelines.console import Console
 
     console, environment = Console(), read_environment(options.env)
@@ -199,27 +202,21 @@ def _status(options: argparse.Namespace) -> None:
     for node in nodes:
         place = f"{node.address} (head)" if node.is_head else node.address
         rows.append((node.node_id[:12], place, _free(node, "CPU"), _free(node, "GPU"), _memory(node.resources)))
-    values = {"address": server.shown, "ray_version": server.ray_version}
-    listed = [
-        {
-            "id": node.node_id,
-            "address": node.address,
-            "is_head": node.is_head,
-            "resources": node.resources,
-            "used": node.used,
-        }
-        for node in nodes
-    ]
+    values = {
+        "address": server.shown,
+        "ray_version": server.ray_version,
+        "nodes": [node.as_dict() for node in nodes],
+    }
     heading = f"Ray {server.ray_version} at {server.shown}, {len(nodes)} nodes"
-    print_result(values | {"nodes": listed}, options.json, f"{heading}\n{columns(rows)}")
+    print_result(values, options.json, f"{heading}\n{columns(rows)}")
 
 
-def _free(node: Any, name: str) -> str:
+def _free(node: Node, name: str) -> str:
     total = node.resources.get(name, 0)
     return f"{total - node.used.get(name, 0):g} of {total:g}" if node.used is not None else f"? of {total:g}"
 
 
-def _memory(resources: Any) -> str:
+def _memory(resources: Mapping[str, float]) -> str:
     from pipelines.inspection.units import bytes_text
 
     return bytes_text(resources.get("memory", 0))

@@ -13,12 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.job_process import ENVIRONMENT_FILE, SETUP_HOOK
 from cluster.job_server import JobServer, last_line
 from cluster.package import Package
 from cluster.submission import Submission
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails
 
 STOP_SECONDS = 120
 """So long a job may take to save a checkpoint and end when it is stopped; then it is killed."""
@@ -217,7 +220,7 @@ def _environment_file(environment: Mapping[str, str]) -> dict[str, bytes]:
     return {ENVIRONMENT_FILE: json.dumps({"salt": secrets.token_hex(16), "variables": dict(environment)}).encode()}
 
 
-def _job(details: Any) -> Job:
+def _job(details: JobDetails) -> Job:
     def seconds(milliseconds: int | None) -> float | None:
         return milliseconds / 1000 if milliseconds else None
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zipfile import ZipInfo
 
-DEFAULT_MIB = 50.0
 MOST_MIB = 95.0
 """Ray's job server takes requests of 100 MiB at most, however large its package store is."""
 

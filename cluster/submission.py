@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipelines.places import anchored, is_of_this_machine
 
@@ -154,7 +154,7 @@ def _absolute_fields(recipe: Recipe) -> list[str]:
     ]
 
 
-def _with_fields(words: list[str], options: Any, fields: list[str]) -> list[str]:
+def _with_fields(words: list[str], options: argparse.Namespace, fields: list[str]) -> list[str]:
     """The words with further overrides after those that are there, where argparse takes them."""
     if options.overrides:
         at = len(words) - words[::-1].index(options.overrides[-1])

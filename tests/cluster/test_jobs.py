@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from cluster.job_server import JobServer
+from cluster.job_server import JobServer, Node
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 ADDRESS = "http://me:hunter2@head:8265"
@@ -79,3 +79,15 @@ def test_hints_name_the_cluster_again_and_no_password(
     assert "knows no job 'nobody'; see: clippy cluster list --address http://head:8265\n" in unknown.stderr
     assert "hunter2" not in stopped.stderr + unknown.stderr
     assert Server().command("stop", "a b") == "clippy cluster stop 'a b'"
+
+
+def test_status_tells_the_nodes(clippy_command: Command, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.ray_version = "2.60.0"
+    node = Node("0a", "10.0.0.1", True, {"CPU": 4.0}, {"CPU": 1.0})
+    monkeypatch.setattr(server, "nodes", lambda: [node])
+    told = json.loads(clippy_command("cluster", "status", "--json").stdout)
+    nodes = [{"id": "0a", "address": "10.0.0.1", "is_head": True, "resources": {"CPU": 4.0}, "used": {"CPU": 1.0}}]
+    assert told == {"address": "http://head:8265", "ray_version": "2.60.0", "nodes": nodes}
+    text = clippy_command("cluster", "status").stdout
+    assert "Ray 2.60.0 at http://head:8265, 1 nodes" in text
+    assert "3 of 4" in text
