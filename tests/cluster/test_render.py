@@ -122,6 +122,12 @@ def test_a_mistake_is_one_sentence(
     assert not list(tmp_path.iterdir())
 
 
+def test_the_commands_can_be_typed_as_they_stand(clippy_command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "my cluster.yaml"
+    assert clippy_command("cluster", "render", "kuberay", *ON_GPUS, "--out", str(file)).returncode == 0
+    assert f"# kubectl apply -f '{file}'\n" in file.read_text()
+
+
 @pytest.mark.parametrize(
     "options",
     [
