@@ -101,7 +101,7 @@ def _submit(options: argparse.Namespace) -> int:
     _check_image(options, submission)
     server = _connect(options)
     if not (server.is_local or options.allow_local_paths):
-        submission.check_places()
+        submission.check_places(environment)
     _check_cluster(server, submission, options.autoscaling, console)
     package = None if options.image else _package(options, submission, console)
     install = [] if server.is_local or options.no_install or options.image else requirements(Path.cwd())

@@ -7,11 +7,8 @@ from pathlib import Path
 from clippy.config import ConfigError
 from cluster.spec import ClusterSpec
 from pipelines.credentials import has_credentials
-from pipelines.places import SQLITE, is_of_this_machine
+from pipelines.places import SQLITE, is_of_this_machine, of_environment
 from pipelines.recipe import Recipe
-
-_ADDRESSES = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "MLFLOW_TRACKING_URI")
-"""Variables that say where the nodes find what a recipe leaves open."""
 
 
 def check_places(recipe: Recipe, spec: ClusterSpec) -> None:
@@ -22,7 +19,7 @@ def check_places(recipe: Recipe, spec: ClusterSpec) -> None:
         for name, value in recipe.flat().items()
         if isinstance(value, str) and has_credentials(value)
     ]
-    told = {f"environment.{name}": spec.environment[name] for name in _ADDRESSES if name in spec.environment}
+    told = {f"environment.{name}": place for name, place in of_environment(spec.environment).items()}
     problems += [
         f"{name}: {place!r} is a {_SERVER if _is_server(place) else _FOLDER}"
         for name, place in (recipe.places() | told).items()

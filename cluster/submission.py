@@ -12,30 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.places import anchored, is_of_this_machine
+from pipelines.credentials import has_credentials, without_credentials
+from pipelines.places import anchored, endpoints, is_of_this_machine, of_environment
 
 if TYPE_CHECKING:
     from pipelines.recipe import Recipe
 
-_ON_THE_CLUSTER = ["scaling.ray_address=auto"]
-_HOW_TOLD = {
-    "train": "field",
-    "tune": "field",
-    "quickstart": "field",
-    "evaluate": "option",
-    "data import": "option",
-    "data index": "nothing",  # needs no Ray
-}
-"""By command, how it is told to use the cluster that it runs on: a recipe's field, or ``--ray-address``."""
-_PLACES = {
-    "evaluate": {
-        **{"checkpoint": "CHECKPOINT", "data": "--data", "decoder": "--decoder", "out": "--out"},
-        "mlflow_uri": "--mlflow-uri",
-    },
-    "data import": {"source": "SOURCE", "dest": "DEST"},
-    "data index": {"url": "URL"},
-}
-"""By command, the arguments that name where it reads and writes."""
+_FIELD = ["scaling.ray_address=auto"]
+_OPTION = ["--ray-address", "auto"]
+"""How a command is told to use the cluster that it runs on."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +36,11 @@ class Submission:
     local: Mapping[str, str] = field(default_factory=dict)
     """Places that only this machine has, by the field or option that names them."""
 
-    def check_places(self) -> None:
-        """Raises ValueError where it names a place that the cluster does not see."""
-        if self.local:
-            named = ", ".join(f"{name} {place}" for name, place in self.local.items())
+    def check_places(self, environment: Mapping[str, str]) -> None:
+        """Raises ValueError where it, or a variable that goes with it, names a place that the cluster does not see."""
+        variables = {f"--env {name}": place for name, place in of_environment(environment).items()}
+        if local := {**self.local, **_of_this_machine(variables)}:
+            named = ", ".join(f"{name} {without_credentials(place)}" for name, place in local.items())
             raise ValueError(
                 f"only this machine has {named}; name places that every node of the cluster sees, such as "
                 "s3://bucket/folder and an MLflow server's URL, or add --allow-local-paths where the nodes share "
@@ -68,6 +54,7 @@ def read_command(words: Sequence[str]) -> Submission:
     Raises ValueError for what cannot be submitted or is wrong by itself.
     """
     from cluster.cli import parse
+    from cluster.tune import with_run
 
     words = list(words)
     if words[:1] == ["clippy"]:
@@ -75,20 +62,12 @@ def read_command(words: Sequence[str]) -> Submission:
     if not words:
         raise ValueError("COMMAND: say what the job runs, after --, as in: clippy cluster submit -- train shapes")
     options = parse(words)
-    name = " ".join(words[:2]) if words[0] == "data" else words[0]
-    how = _HOW_TOLD.get(name)
-    if how is None or (how == "field" and not hasattr(options, "overrides")):
-        raise ValueError(f"COMMAND: clippy {' '.join(words[:2])} runs here; jobs are {', '.join(_HOW_TOLD)}")
+    name = " ".join(with_run(words)[:2]).removesuffix(" run") if words[0] in ("data", "tune") else words[0]
+    if name not in _JOBS:
+        raise ValueError(f"COMMAND: clippy {' '.join(words[:2])} runs here; jobs are {', '.join(_JOBS)}")
     if getattr(options, "ray_address", None):
         raise ValueError("--ray-address: a job runs on the cluster that it is submitted to; leave it out")
-    if name == "train":
-        return _training(words, options)
-    if name == "quickstart":
-        return _quickstart(words, options)
-    if name == "tune":
-        return _tuning(words, options)
-    told = ["--ray-address", "auto"] if how == "option" else []
-    return _other(words, options, _PLACES[name], told)
+    return _JOBS[name](words, options)
 
 
 def _training(words: list[str], options: argparse.Namespace) -> Submission:
@@ -96,7 +75,7 @@ def _training(words: list[str], options: argparse.Namespace) -> Submission:
 
     recipe = load_recipe(options.recipe, options.overrides)
     files = () if options.recipe in recipe_names() else (_inside(options.recipe),)
-    fields = [*_absolute_fields(recipe), *_ON_THE_CLUSTER]
+    fields = [*_absolute_fields(recipe), *_FIELD]
     return Submission(tuple(_with_fields(words, options, fields)), recipe, files, _local_places(recipe))
 
 
@@ -105,7 +84,7 @@ def _tuning(words: list[str], options: argparse.Namespace) -> Submission:
 
     base = load_study(options.study, options.overrides).base_recipe
     files = (_inside(options.study),) if Path(options.study).suffix in (".yaml", ".yml") else ()
-    fields = [*_absolute_fields(base), *_ON_THE_CLUSTER]
+    fields = [*_absolute_fields(base), *_FIELD]
     return Submission(tuple(_with_fields(words, options, fields)), base, files, _local_places(base))
 
 
@@ -114,25 +93,73 @@ def _quickstart(words: list[str], options: argparse.Namespace) -> Submission:
 
     out = anchored(options.out)
     recipe = quickstart_recipe(out, options.overrides)
-    told = [
-        *_with_fields(words, options, [*_absolute_fields(recipe), *_ON_THE_CLUSTER]),
-        "--out",
-        out,
-    ]  # the last counts
+    words = _with_fields(words, options, [*_absolute_fields(recipe), *_FIELD])
     local = {"--out": options.out} if is_of_this_machine(out) else {}
     local |= {name: place for name, place in _local_places(recipe).items() if not place.startswith(f"{out}/")}
-    return Submission(tuple(told), recipe, (), local)
+    return Submission((*words, "--out", out), recipe, (), local)  # the last --out counts
 
 
-def _other(words: list[str], options: argparse.Namespace, named: Mapping[str, str], told: list[str]) -> Submission:
-    local = {}
+def _evaluating(words: list[str], options: argparse.Namespace) -> Submission:
+    named = {"checkpoint": "CHECKPOINT", "data": "--data", "decoder": "--decoder", "out": "--out"}
+    if options.checkpoint and not os.path.exists(options.checkpoint) and "://" not in options.checkpoint:
+        del named["checkpoint"]  # a hub's name
+    words, local = _anchored_arguments(words, options, named | {"mlflow_uri": "--mlflow-uri"})
+    return Submission((*words, *_OPTION), local=local)
+
+
+def _importing(words: list[str], options: argparse.Namespace) -> Submission:
+    from cluster.data import import_config
+
+    config = import_config(options)  # what is wrong or a secret is refused here
+    servers = endpoints(config.storage_options, "storage_options")
+    servers |= endpoints(config.dest_storage.storage_options, "dest_storage.storage_options")
+    words, local = _anchored_arguments(words, options, {"source": "SOURCE", "dest": "DEST"})
+    return Submission((*words, *_OPTION), local=local | _of_this_machine(servers))
+
+
+def _indexing(words: list[str], options: argparse.Namespace) -> Submission:
+    """It needs no Ray."""
+    from cluster.data import data_config
+
+    config = data_config("clippy data index", options)
+    named = endpoints(config.storage_options, "data.storage_options")
+    if config.manifest:
+        named["data.manifest"] = config.manifest
+        words = _with_fields(words, options, [f"data.manifest={json.dumps(anchored(config.manifest))}"])
+    words, local = _anchored_arguments(words, options, {"url": "URL"})
+    return Submission(tuple(words), local=local | _of_this_machine(named))
+
+
+_JOBS = {
+    "train": _training,
+    "tune": _tuning,
+    "quickstart": _quickstart,
+    "evaluate": _evaluating,
+    "data import": _importing,
+    "data index": _indexing,
+}
+
+
+def _anchored_arguments(
+    words: list[str], options: argparse.Namespace, named: Mapping[str, str]
+) -> tuple[list[str], dict[str, str]]:
+    """The words with absolute paths, and the places of this machine among these arguments, by the name they go by.
+
+    Raises ValueError for credentials in one.
+    """
+    given = {name: getattr(options, attribute) for attribute, name in named.items() if getattr(options, attribute)}
+    for name, place in given.items():
+        if has_credentials(place):
+            raise ValueError(f"{name}: carries credentials, and Ray shows a job's command; pass them on with --env")
+    local = _of_this_machine(given)
     for attribute, name in named.items():
-        place = getattr(options, attribute)
-        is_hub_name = name == "CHECKPOINT" and place and not os.path.exists(place)
-        if place and is_of_this_machine(place) and not is_hub_name:
-            local[name] = place
-            words = _replaced(words, attribute, place, anchored(place))
-    return Submission((*words, *told), None, (), local)
+        if name in local:
+            words = _replaced(words, attribute, local[name], anchored(local[name]))
+    return words, local
+
+
+def _of_this_machine(places: Mapping[str, str]) -> dict[str, str]:
+    return {name: place for name, place in places.items() if is_of_this_machine(place)}
 
 
 def _local_places(recipe: Recipe) -> dict[str, str]:
@@ -140,7 +167,7 @@ def _local_places(recipe: Recipe) -> dict[str, str]:
     from cluster.reach import weights_here
 
     weights = {name: place for name, place in weights_here(recipe).items() if place.startswith(("/", "~"))}
-    return {name: place for name, place in recipe.places().items() if is_of_this_machine(place)} | weights
+    return _of_this_machine(recipe.places()) | weights
 
 
 def _absolute_fields(recipe: Recipe) -> list[str]:

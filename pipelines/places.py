@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,8 +28,23 @@ def is_of_this_machine(place: str) -> bool:
     return host in ("localhost", "::1", "0.0.0.0") or host.endswith(".localhost") or host.startswith("127.")
 
 
-def endpoints(options: Mapping[str, Any], section: str) -> Iterator[tuple[str, str]]:
-    """Servers that storage options name, by field; one without a scheme is read as storage reads it."""
-    for name, value in flatten(options).items():
-        if name.rpartition(".")[2] == "endpoint_url" and isinstance(value, str):
-            yield f"{section}.{name}", value if "://" in value else f"https://{value}"
+def endpoints(options: Mapping[str, Any], section: str) -> dict[str, str]:
+    """Servers that storage options name, by field."""
+    return {
+        f"{section}.{name}": _server(value)
+        for name, value in flatten(options).items()
+        if name.rpartition(".")[2] == "endpoint_url" and isinstance(value, str)
+    }
+
+
+def of_environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Places that variables name for what a recipe leaves open."""
+    named = {
+        name: _server(variables[name]) for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3") if name in variables
+    }
+    return named | {name: variables[name] for name in ("MLFLOW_TRACKING_URI",) if name in variables}
+
+
+def _server(address: str) -> str:
+    """Without a scheme, as storage reads it."""
+    return address if "://" in address else f"https://{address}"

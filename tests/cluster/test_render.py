@@ -135,6 +135,7 @@ def test_the_commands_can_be_typed_as_they_stand(clippy_command: Command, tmp_pa
         ("tracking.uri=sqlite:////mnt/runs/mlflow.db", "cluster.volumes=[{claim: c, path: /mnt/runs}]"),
         ("storage.url=file:///mnt/runs/all", "cluster.volumes=[{claim: c, path: /mnt/runs}]"),
         ("data.storage_options.endpoint_url=minio.example:9000",),
+        ("cluster.environment={AWS_ENDPOINT_URL: 'minio.example:9000'}",),
     ],
 )
 def test_places_that_all_nodes_reach_are_taken(clippy_command: Command, options: tuple[str, ...]) -> None:

@@ -38,12 +38,12 @@ def test_a_training_uses_the_cluster_it_runs_on_and_the_folders_that_were_meant(
     assert submission.recipe.train.steps == 60
     assert set(submission.local) == {"data.url", "storage.url"}
     with pytest.raises(ValueError, match=r"only this machine has storage\.url runs, data\.url data/shapes/train; name"):
-        submission.check_places()
+        submission.check_places({})
 
 
 def test_places_that_all_see_are_left_as_they_are() -> None:
     submission = read_command(["clippy", "train", "shapes", *SHARED])
-    submission.check_places()
+    submission.check_places({})
     assert submission.words[-2:] == (f'eval.url="{Path.cwd()}/data/shapes"', "scaling.ray_address=auto")
 
 
@@ -68,12 +68,12 @@ def test_places_that_all_see_are_left_as_they_are() -> None:
 )
 def test_places_of_this_machine_alone_are_named(override: str, named: str) -> None:
     with pytest.raises(ValueError, match=f"only this machine has .*{named}"):
-        read_command(["train", "shapes", *SHARED, override]).check_places()
+        read_command(["train", "shapes", *SHARED, override]).check_places({})
 
 
 def test_an_endpoint_without_a_scheme_is_a_server_and_not_a_folder() -> None:
     submission = read_command(["train", "shapes", *SHARED, "data.storage_options.endpoint_url=minio.example:9000"])
-    submission.check_places()
+    submission.check_places({})
     assert "minio.example:9000" not in " ".join(submission.words[7:])
 
 
@@ -82,6 +82,29 @@ def test_a_sqlite_file_is_the_one_that_was_meant(tmp_path: Path) -> None:
     assert f'tracking.uri="sqlite:///{tmp_path}/a #b.db"' in words
     words = read_command(["evaluate", "openai/clip", "--mlflow-uri=sqlite:///b.db"]).words
     assert f"--mlflow-uri=sqlite:///{tmp_path}/b.db" in words
+
+
+def test_servers_that_options_and_variables_name_count_too(tmp_path: Path) -> None:
+    importing = [
+        "data",
+        "import",
+        "s3://b/a",
+        "s3://b/b",
+        "--dest-storage-option",
+        "endpoint_url=http://localhost:9000",
+    ]
+    assert read_command(importing).local == {"dest_storage.storage_options.endpoint_url": "http://localhost:9000"}
+    indexing = read_command(["data", "index", "s3://b/pairs", "data.manifest=m.parquet"])
+    assert indexing.local == {"data.manifest": "m.parquet"}
+    assert indexing.words[-1] == f'data.manifest="{tmp_path}/m.parquet"'
+    shared = read_command(["data", "index", "s3://b/pairs"])
+    shared.check_places(
+        {"AWS_ENDPOINT_URL": "minio.example:9000", "MLFLOW_TRACKING_URI": "https://m.example", "X": "y"}
+    )
+    with pytest.raises(ValueError, match=r"has --env AWS_ENDPOINT_URL https://localhost:9000; name"):
+        shared.check_places({"AWS_ENDPOINT_URL": "localhost:9000"})
+    with pytest.raises(ValueError, match=r"has --env MLFLOW_TRACKING_URI http://localhost:5000; name"):
+        shared.check_places({"MLFLOW_TRACKING_URI": "http://me:hunter2@localhost:5000"})
 
 
 def test_a_quickstart_s_own_places_count_too(tmp_path: Path) -> None:
@@ -137,6 +160,19 @@ def test_a_study_s_folders_and_demand_are_those_of_its_base_recipe(tmp_path: Pat
         (["--env", "NOT_SET_ANYWHERE", "--", "train", "shapes"], "--env: NOT_SET_ANYWHERE is not set here"),
         (["--env", "TOKEN=hunter2", "--", "train", "shapes"], "--env: TOKEN=... would leave the value in the shell's"),
         (["--max-mib", "500", "--", "train", "shapes"], "--max-mib: must be above 0 and at most 95 (got 500)"),
+        (["--", "tune", "show", "shapes-pooling"], "clippy tune show runs here"),
+        (
+            ["--", "data", "import", "s3://b/p", "s3://b/q", "--storage-option", "secret=hunter2"],
+            "storage_options: secret: credentials do not belong",
+        ),
+        (["--", "data", "import", "https://me:hunter2@h/p.tar", "s3://b/q"], "source: carries credentials"),
+        (["--", "data", "index", "s3://me:hunter2@b/p"], "url: carries credentials"),
+        (
+            ["--", "evaluate", "m", "--mlflow-uri", "http://me:hunter2@h"],
+            "--mlflow-uri: carries credentials, and Ray shows",
+        ),
+        (["--", "evaluate", "https://me:hunter2@h/model"], "CHECKPOINT: carries credentials"),
+        (["--", "data", "import", "s3://b/p", "s3://b/q", "--quality", "300"], "quality (from the command line)"),
         (["--image", "x", "--env", "HOME", "--", "train", "shapes"], "--env: goes with a package, not with --image"),
         (["--image", "x", "--", "train", "mine.yaml"], "--image: the image would not have mine.yaml"),
         (["--", "train", "../mine.yaml"], "RECIPE: ../mine.yaml: a job gets the files of this folder"),
