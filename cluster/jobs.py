@@ -187,7 +187,7 @@ def follow(server: JobServer, name: str, write: Callable[[str], None]) -> Job:
     written, left = 0, _LOST_CONNECTIONS
 
     async def pass_on() -> None:
-        nonlocal written
+        nonlocal written, left
         seen = 0  # each connection tells everything from the start
         with server.client() as client:
             async with aclosing(client.tail_job_logs(name)) as chunks:
@@ -197,6 +197,7 @@ def follow(server: JobServer, name: str, write: Callable[[str], None]) -> Job:
                     if fresh > 0:
                         write(chunk[-fresh:])
                         written += fresh
+                        left = _LOST_CONNECTIONS  # these are in a row: a job may print for weeks
 
     while True:
         try:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from cluster import jobs
 from cluster.job_server import JobServer, Node
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -91,3 +92,16 @@ def test_status_tells_the_nodes(clippy_command: Command, server: Server, monkeyp
     text = clippy_command("cluster", "status").stdout
     assert "Ray 2.60.0 at http://head:8265, 1 nodes" in text
     assert "3 of 4" in text
+
+
+def test_following_outlives_any_number_of_lost_connections_but_not_of_those_in_a_row(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    server, printed = Server(), []
+    server.chunks = [part for step in range(9) for part in (f"step {step}\n", OSError("reset"))]
+    assert jobs.follow(server, "clippy-1", printed.append).status == "SUCCEEDED"
+    assert "".join(printed) == "".join(f"step {step}\n" for step in range(9))
+    server.chunks = ["step 1\n", *[OSError("reset")] * 9]
+    with pytest.raises(ValueError, match=r"lost the job server at .*; the job may go on"):
+        jobs.follow(server, "clippy-1", printed.append)
