@@ -71,19 +71,19 @@ def read_command(words: Sequence[str]) -> Submission:
 
 
 def _training(words: list[str], options: argparse.Namespace) -> Submission:
-    from pipelines.recipe import load_recipe, recipe_names
+    from pipelines.recipe import load_recipe, recipe_files
 
     recipe = load_recipe(options.recipe, options.overrides)
-    files = () if options.recipe in recipe_names() else (_inside(options.recipe),)
+    files = tuple(_inside(file) for file in recipe_files(options.recipe))
     fields = [*_absolute_fields(recipe), *_FIELD]
     return Submission(tuple(_with_fields(words, options, fields)), recipe, files, _local_places(recipe))
 
 
 def _tuning(words: list[str], options: argparse.Namespace) -> Submission:
-    from tuning.study import load_study
+    from tuning.study import load_study, study_files
 
     base = load_study(options.study, options.overrides).base_recipe
-    files = (_inside(options.study),) if Path(options.study).suffix in (".yaml", ".yml") else ()
+    files = tuple(_inside(file) for file in study_files(options.study, options.overrides))
     fields = [*_absolute_fields(base), *_FIELD]
     return Submission(tuple(_with_fields(words, options, fields)), base, files, _local_places(base))
 

@@ -199,11 +199,24 @@ def recipe_values(name_or_path: str, derived: tuple[str, ...] = ()) -> dict[str,
         return values
     if not isinstance(base, str):
         raise ConfigError(name_or_path, [f"base: must be the name or file of a recipe (got {base!r})"])
-    if base not in recipe_names() and Path(base).suffix in (".yaml", ".yml"):
-        base = str(Path(name_or_path).parent / base)  # beside the file that names it
+    base = beside(name_or_path, base)
     if base in (name_or_path, *derived):
         raise ConfigError(name_or_path, [f"base: {base} builds on this recipe itself"])
     return merge(recipe_values(base, (name_or_path, *derived)), values)
+
+
+def recipe_files(name_or_path: str) -> list[str]:
+    """The files that a recipe is read from: its own and those of its bases, but for what ships with the package."""
+    if name_or_path in recipe_names():
+        return []
+    base = parse_mapping(name_or_path, _text(name_or_path)).get("base")
+    return [name_or_path, *(recipe_files(beside(name_or_path, base)) if base else [])]
+
+
+def beside(source: str, base: str) -> str:
+    """The recipe that ``base`` names in the file ``source``: one that ships, or a file in the same folder."""
+    is_file = base not in recipe_names() and Path(base).suffix in (".yaml", ".yml")
+    return str(Path(source).parent / base) if is_file else base
 
 
 def _text(name_or_path: str) -> str:

@@ -41,6 +41,22 @@ def test_a_training_uses_the_cluster_it_runs_on_and_the_folders_that_were_meant(
         submission.check_places({})
 
 
+def test_the_files_of_a_job_are_its_recipe_s_and_those_that_it_builds_on(tmp_path: Path) -> None:
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "own.yaml").write_text("base: shapes\nname: own\n")
+    (tmp_path / "mine.yaml").write_text("base: own.yaml\nname: mine\n")
+    study = "name: s\nspace: {optim.eps: {choice: [1e-6]}}\nmetrics: [{metric: loss}]\nbudget: {trials: 1}\n"
+    (tmp_path / "studies" / "s.yaml").write_text(study + "base: {base: ../mine.yaml, eval: {every: 100}}\n")
+    assert read_command(["train", "./mine.yaml"]).files == ("mine.yaml", "own.yaml")
+    assert read_command(["tune", "studies/s.yaml"]).files == ("studies/s.yaml", "mine.yaml", "own.yaml")
+    assert read_command(["tune", "shapes-pooling"]).files == ()
+    assert read_command(["tune", "shapes-pooling", "base=mine.yaml"]).files == ("mine.yaml", "own.yaml")
+    (tmp_path / "mine.yaml").write_text("base: ../own.yaml\nname: mine\n")
+    (tmp_path.parent / "own.yaml").write_text("base: shapes\n")
+    with pytest.raises(ValueError, match=r"RECIPE: \.\./own\.yaml: a job gets the files of this folder"):
+        read_command(["train", "mine.yaml"])
+
+
 def test_places_that_all_see_are_left_as_they_are() -> None:
     submission = read_command(["clippy", "train", "shapes", *SHARED])
     submission.check_places({})
