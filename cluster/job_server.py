@@ -149,7 +149,9 @@ def connect(address: str | None) -> JobServer:
 
     Raises ValueError where there is none, or it does not answer.
     """
-    told = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS")
+    variables = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+    named = {"--address": address, **{name: os.environ.get(name) for name in variables}}
+    name, told = next(((name, value) for name, value in named.items() if value), ("--address", None))
     local = find_local_cluster()
     if not told:
         if local is None:
@@ -158,19 +160,19 @@ def connect(address: str | None) -> JobServer:
                 "with clippy cluster up --local"
             )
         told = local.url
-    url = _url(told)
+    url = _url(told, name)
     is_local = local is not None and local.url == url
     return JobServer(url, _token(local.token_file if local and is_local else None), is_local, address)
 
 
-def _url(address: str) -> str:
-    """The HTTP address. Raises ValueError where it is of another kind."""
+def _url(address: str, name: str) -> str:
+    """The HTTP address of what ``name`` gives. Raises ValueError where it is of another kind."""
     scheme, separator, rest = address.partition("://")
     if not separator:
         scheme, rest = "http", address
     host, colon, port = rest.rstrip("/").rpartition(":")
     if scheme not in ("http", "https") or not rest.strip("/") or (rest == "auto") or (colon and not host):
-        raise ValueError(f"--address: {address!r} is no address of a job server; {_REMEDY}")
+        raise ValueError(f"{name}: {without_credentials(address)!r} is no address of a job server; {_REMEDY}")
     return f"{scheme}://{rest.rstrip('/')}"
 
 

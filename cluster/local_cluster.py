@@ -95,8 +95,12 @@ def start_local_cluster(nodes: int, cpus_per_node: int, progress: Callable[[str]
             arguments += [] if number == 1 else ["--num-gpus=0"]  # the first has those of the machine
             cluster = _with_node(cluster, arguments)
         _wait(cluster, lambda: _alive(cluster.url, token) == nodes + 1, "not all nodes came up")
-    except BaseException:
+    except ValueError:  # it names the logs
         stop_local_cluster(keep_logs=True)
+        raise
+    except BaseException:
+        stop_local_cluster()
+        shutil.rmtree(cluster.scratch, ignore_errors=True)  # if no node was remembered yet
         raise
     return cluster
 

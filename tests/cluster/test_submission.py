@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,13 @@ import pytest
 
 from cluster.job_server import connect, read_usage
 from cluster.jobs import Job, requirements
-from cluster.local_cluster import LocalCluster, find_local_cluster, stop_local_cluster
+from cluster.local_cluster import (
+    LocalCluster,
+    find_local_cluster,
+    start_local_cluster,
+    state_folder,
+    stop_local_cluster,
+)
 from cluster.submission import read_command
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -218,6 +225,14 @@ def test_a_token_file_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch
         connect("http://127.0.0.1:9")
 
 
+def test_an_address_that_is_wrong_is_named_by_where_it_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    with pytest.raises(ValueError, match=r"^RAY_ADDRESS: 'auto' is no address of a job server"):
+        connect(None)
+    with pytest.raises(ValueError, match=r"^--address: 'ray://h:1' is no address of a job server"):
+        connect("ray://me:hunter2@h:1")
+
+
 def test_what_pip_installs_is_the_project_s_and_changes_with_its_constraints(tmp_path: Path) -> None:
     lines = requirements(ROOT)
     assert any(line.startswith("ray[") for line in lines)
@@ -249,6 +264,27 @@ def test_what_is_left_of_a_cluster_that_died_is_found_out_and_cleared(tmp_path: 
     assert not state.exists()
     assert not scratch.exists()
     assert stop_local_cluster() is None
+
+
+@pytest.mark.parametrize(
+    ("error", "stay"), [(ValueError("the head did not come up"), True), (KeyboardInterrupt(), False)]
+)
+def test_of_a_cluster_that_does_not_start_the_logs_stay_unless_nobody_asks_for_them(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, stay: bool
+) -> None:
+    def start(cluster: LocalCluster, arguments: list[str]) -> LocalCluster:
+        folders.append(cluster.scratch)
+        raise error
+
+    folders: list[Path] = []
+    monkeypatch.setattr("cluster.local_cluster._check_installed", lambda: None)
+    monkeypatch.setattr("cluster.local_cluster._with_node", start)
+    with pytest.raises(type(error)):
+        start_local_cluster(1, 1, lambda _: None)
+    assert [folder.exists() for folder in folders] == [stay]
+    assert not state_folder().exists()
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_what_is_used_of_a_node_is_read() -> None:
