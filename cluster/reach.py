@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from posixpath import normpath
 
 from clippy.config import ConfigError
 from cluster.spec import ClusterSpec
@@ -67,5 +68,5 @@ def _is_server(place: str) -> bool:
 
 
 def _is_on_a_volume(place: str, spec: ClusterSpec) -> bool:
-    path = place.removeprefix("file://").removeprefix(SQLITE).rstrip("/") + "/"
+    path = normpath(place.removeprefix("file://").removeprefix(SQLITE)) + "/"
     return any(path.startswith(volume.path.rstrip("/") + "/") for volume in spec.volumes)

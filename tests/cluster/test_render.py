@@ -76,6 +76,14 @@ def test_a_secret_is_refused_and_shown_nowhere(
             "'/models/t5' is a file or folder of one machine; give a name",
         ),
         (
+            (*ON_GPUS, "data.url=/mnt/shared/../home", "cluster.volumes=[{claim: c, path: /mnt/shared}]"),
+            "'/mnt/shared/../home' is a folder of one machine",
+        ),
+        (
+            (*ON_GPUS, "cluster.secrets={A_URL: s/u}", "cluster.environment={A_URL: x}"),
+            "secrets: A_URL: has a value in environment too; leave it out of one of them",
+        ),
+        (
             (*ON_GPUS, "tracking.uri=http://localhost:5000"),
             "tracking.uri: 'http://localhost:5000' is a server of one machine, which a cluster's nodes do not reach",
         ),
