@@ -46,7 +46,7 @@ _SECRETS = (
     *(".credentials*", "client_secret*", "service-account*", "service_account*", "secret", "secret.*", "secrets"),
     *("secrets.*", "*.secret", "*.secrets", "*-secret.y*ml", "*-secrets.y*ml", "*_secret.y*ml", "*_secrets.y*ml"),
     *("token", "*.token", "auth_token*", "*_token", "*-token", "hf_token*", "passwords.*", "*.passwd"),
-    *(".aws", ".ssh", ".gnupg", ".azure", ".gcloud", ".kube", ".docker"),
+    *(".aws", ".ssh", ".gnupg", ".azure", ".gcloud", ".kube", ".docker", ".clippy-job"),
 )
 _NO_SECRETS = ("*.example", "*.sample", "*.template", "*.pub", "*.py", "*.pyi", "*.md")
 """Of code such as credentials.py, what it holds tells, not how it is called."""

@@ -124,10 +124,18 @@ def test_keys_in_files_of_any_name_and_links_out_of_the_folder_stay(tmp_path: Pa
     (root / "settings").symlink_to(".env")
     put(root, "weird/pyvenv.cfg")
     put(root, "weird/lib/x.py")
+    put(root, ".clippy-job/environment.json")  # of a job that this folder was sent with
     package = find_package(root)
     assert set(package.sizes) == {"about-keys.py", "inner.txt"}
-    assert package.withheld == (".env", "link.txt", "notes.txt", "robot.json", "settings")
-    assert "look like secrets or lead out of this folder: .env, link.txt, notes.txt, robot.json" in package.as_text()
+    assert package.withheld == (
+        ".clippy-job/environment.json",
+        ".env",
+        "link.txt",
+        "notes.txt",
+        "robot.json",
+        "settings",
+    )
+    assert "look like secrets or lead out of this folder: .clippy-job/environment.json, .env," in package.as_text()
 
 
 def test_patterns_leave_out_and_take_in(tmp_path: Path) -> None:
