@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,13 +10,6 @@ import pytest
 
 from cluster.job_server import connect, read_usage
 from cluster.jobs import Job, requirements
-from cluster.local_cluster import (
-    LocalCluster,
-    find_local_cluster,
-    start_local_cluster,
-    state_folder,
-    stop_local_cluster,
-)
 from cluster.submission import read_command
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -244,47 +236,6 @@ def test_what_pip_installs_is_the_project_s_and_changes_with_its_constraints(tmp
     (tmp_path / "pyproject.toml").write_text("[project]\nname = 'mine'\ndependencies = []\n")
     with pytest.raises(ValueError, match="submit from the project's folder, or add --no-install"):
         requirements(tmp_path)
-
-
-def test_what_is_left_of_a_cluster_that_died_is_found_out_and_cleared(tmp_path: Path) -> None:
-    """Its process ids may belong to others by now, such as this one's."""
-    import json
-    import os
-
-    state = tmp_path / "cache" / "clippy" / "local-cluster"
-    state.mkdir(parents=True)
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    values = {"url": "http://127.0.0.1:9", "ray_address": "127.0.0.1:8", "scratch": str(scratch), "cpus_per_node": 1}
-    values |= {"token_file": str(state / "token"), "pids": [os.getpid()]}
-    (state / "state.json").write_text(json.dumps(values))
-    assert find_local_cluster() is None
-    stopped = stop_local_cluster()
-    assert isinstance(stopped, LocalCluster)
-    assert not state.exists()
-    assert not scratch.exists()
-    assert stop_local_cluster() is None
-
-
-@pytest.mark.parametrize(
-    ("error", "stay"), [(ValueError("the head did not come up"), True), (KeyboardInterrupt(), False)]
-)
-def test_of_a_cluster_that_does_not_start_the_logs_stay_unless_nobody_asks_for_them(
-    monkeypatch: pytest.MonkeyPatch, error: BaseException, stay: bool
-) -> None:
-    def start(cluster: LocalCluster, arguments: list[str]) -> LocalCluster:
-        folders.append(cluster.scratch)
-        raise error
-
-    folders: list[Path] = []
-    monkeypatch.setattr("cluster.local_cluster._check_installed", lambda: None)
-    monkeypatch.setattr("cluster.local_cluster._with_node", start)
-    with pytest.raises(type(error)):
-        start_local_cluster(1, 1, lambda _: None)
-    assert [folder.exists() for folder in folders] == [stay]
-    assert not state_folder().exists()
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_what_is_used_of_a_node_is_read() -> None:
