@@ -39,10 +39,9 @@ def endpoints(options: Mapping[str, Any], section: str) -> dict[str, str]:
 
 def of_environment(variables: Mapping[str, str]) -> dict[str, str]:
     """Places that variables name for what a recipe leaves open."""
-    named = {
-        name: _server(variables[name]) for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3") if name in variables
-    }
-    return named | {name: variables[name] for name in ("MLFLOW_TRACKING_URI",) if name in variables}
+    servers = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "STORAGE_EMULATOR_HOST")
+    named = {name: _server(variables[name]) for name in servers if name in variables}
+    return named | {name: place for name, place in variables.items() if name == "MLFLOW_TRACKING_URI"}
 
 
 def _server(address: str) -> str:

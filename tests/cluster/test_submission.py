@@ -118,6 +118,8 @@ def test_servers_that_options_and_variables_name_count_too(tmp_path: Path) -> No
     )
     with pytest.raises(ValueError, match=r"has --env AWS_ENDPOINT_URL https://localhost:9000; name"):
         shared.check_places({"AWS_ENDPOINT_URL": "localhost:9000"})
+    with pytest.raises(ValueError, match=r"has --env STORAGE_EMULATOR_HOST https://127\.0\.0\.1:4443; name"):
+        shared.check_places({"STORAGE_EMULATOR_HOST": "127.0.0.1:4443"})
     with pytest.raises(ValueError, match=r"has --env MLFLOW_TRACKING_URI http://localhost:5000; name"):
         shared.check_places({"MLFLOW_TRACKING_URI": "http://me:hunter2@localhost:5000"})
 
