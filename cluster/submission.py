@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.credentials import has_credentials, without_credentials
-from pipelines.places import anchored, endpoints, is_of_this_machine, of_environment
+from pipelines.places import anchored, endpoints, is_of_this_machine, mlflow_place, of_environment
 
 if TYPE_CHECKING:
     from pipelines.recipe import Recipe
@@ -103,7 +103,9 @@ def _evaluating(words: list[str], options: argparse.Namespace) -> Submission:
     named = {"checkpoint": "CHECKPOINT", "data": "--data", "decoder": "--decoder", "out": "--out"}
     if options.checkpoint and not os.path.exists(options.checkpoint) and "://" not in options.checkpoint:
         del named["checkpoint"]  # a hub's name
-    words, local = _anchored_arguments(words, options, named | {"mlflow_uri": "--mlflow-uri"})
+    if mlflow_place(options.mlflow_uri):
+        named["mlflow_uri"] = "--mlflow-uri"
+    words, local = _anchored_arguments(words, options, named)
     return Submission((*words, *_OPTION), local=local)
 
 

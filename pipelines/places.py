@@ -41,7 +41,13 @@ def of_environment(variables: Mapping[str, str]) -> dict[str, str]:
     """Places that variables name for what a recipe leaves open."""
     servers = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "STORAGE_EMULATOR_HOST")
     named = {name: _server(variables[name]) for name in servers if name in variables}
-    return named | {name: place for name, place in variables.items() if name == "MLFLOW_TRACKING_URI"}
+    tracking = mlflow_place(variables.get("MLFLOW_TRACKING_URI"))
+    return named | ({"MLFLOW_TRACKING_URI": tracking} if tracking else {})
+
+
+def mlflow_place(uri: str | None) -> str | None:
+    """The file or server of an MLflow store; None where an account says where that is, as with ``databricks``."""
+    return None if uri is None or uri.startswith("databricks") else uri
 
 
 def _server(address: str) -> str:

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from clippy.architecture import ModelConfig
 from clippy.config import ConfigError, Section, merge, nearest, parse_mapping, read_text
-from pipelines.places import anchored, endpoints
+from pipelines.places import anchored, endpoints, mlflow_place
 from pipelines.sections import (
     CheckpointConfig,
     DataConfig,
@@ -119,7 +119,7 @@ class Recipe(Section):
             named["eval.url"] = self.eval.url
             named |= endpoints(self.eval.storage_options, "eval.storage_options")
         if self.tracking.enabled:
-            named["tracking.uri"] = self.tracking.uri
+            named["tracking.uri"] = mlflow_place(self.tracking.uri)
         return {name: place for name, place in named.items() if place}
 
     def absolute(self) -> Recipe:

@@ -92,6 +92,16 @@ def test_an_endpoint_without_a_scheme_is_a_server_and_not_a_folder() -> None:
     assert "minio.example:9000" not in " ".join(submission.words[7:])
 
 
+def test_an_account_of_databricks_is_no_folder() -> None:
+    submission = read_command(["train", "shapes", *SHARED, "tracking.uri=databricks"])
+    submission.check_places({"MLFLOW_TRACKING_URI": "databricks"})
+    assert not [word for word in submission.words if word.startswith("tracking.uri=") and "/databricks" in word]
+    assert read_command(["evaluate", "openai/clip", "--mlflow-uri", "databricks"]).words[2:4] == (
+        "--mlflow-uri",
+        "databricks",
+    )
+
+
 def test_a_sqlite_file_is_the_one_that_was_meant(tmp_path: Path) -> None:
     words = read_command(["train", "shapes", *SHARED, "tracking.uri='sqlite:///a #b.db'"]).words
     assert f'tracking.uri="sqlite:///{tmp_path}/a #b.db"' in words
