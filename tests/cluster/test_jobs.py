@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
+import zipfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -22,12 +25,19 @@ class Server(JobServer):
 
     def __init__(self, address: str | None = None, status: str = "SUCCEEDED") -> None:
         self.url, self.is_local, self._address = address or "http://127.0.0.1:1", False, address
-        self.status, self.asked = status, []
+        self.ray_version, self.status, self.asked = "2.60.0", status, []
         self.chunks: list[str | Exception] = ["step 1\n"]
 
     @contextmanager
     def client(self) -> Iterator[Server]:
         yield self
+
+    def submit_job(self, **told: Any) -> str:
+        self.asked.append("submit")
+        with zipfile.ZipFile(told["runtime_env"]["working_dir"]) as package:
+            self.package = {name: package.read(name).decode() for name in package.namelist()}
+        self.told = json.dumps(told)
+        return "clippy-1"
 
     def get_job_info(self, name: str) -> SimpleNamespace:
         self.asked.append("job")
@@ -58,6 +68,28 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     return made
 
 
+@pytest.mark.parametrize("more", [(), ("--follow",)])
+def test_a_submitted_job_is_told_alike_and_its_variables_travel_in_the_package_alone(
+    clippy_command: Command, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STORE_PASSWORD", "open sesame")
+    monkeypatch.setattr(server, "check_version", lambda: None)
+    monkeypatch.setattr(server, "nodes", lambda: [])
+    (tmp_path / "train.py").touch()
+    options = ("--no-install", "--env", "STORE_PASSWORD", "--json", *more)
+    sent = clippy_command("cluster", "submit", *options, "--", "data", "index", "s3://b/a b")
+    assert sent.returncode == 0, sent.stderr
+    told = json.loads(sent.stdout)
+    assert told["job"] == "clippy-1"
+    assert told["command"] == ["clippy", "data", "index", "s3://b/a b"]
+    assert json.loads(server.told)["entrypoint"] == "exec python -m cluster.job_process data index 's3://b/a b'"
+    assert set(server.package) == {"train.py", ".clippy-job/environment.json"}
+    assert "open sesame" in server.package[".clippy-job/environment.json"]
+    assert "open sesame" not in server.told + sent.stdout + sent.stderr
+    assert "hunter2" not in sent.stdout + sent.stderr
+
+
 def test_logs_look_the_job_up_once(clippy_command: Command, server: Server) -> None:
     result = clippy_command("cluster", "logs", "clippy-1", "--json")
     assert (result.returncode, json.loads(result.stdout)["logs"]) == (0, "step 1\n")
@@ -83,7 +115,6 @@ def test_hints_name_the_cluster_again_and_no_password(
 
 
 def test_status_tells_the_nodes(clippy_command: Command, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    server.ray_version = "2.60.0"
     node = Node("0a", "10.0.0.1", True, {"CPU": 4.0}, {"CPU": 1.0})
     monkeypatch.setattr(server, "nodes", lambda: [node])
     told = json.loads(clippy_command("cluster", "status", "--json").stdout)
