@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.verbs import add_json, print_result, table, verb
 
 if TYPE_CHECKING:
+    from pipelines.ingest.config import ImportConfig
     from pipelines.sections import DatasetConfig
 
 
@@ -137,7 +138,8 @@ def _data_shapes(options: argparse.Namespace) -> None:
     print_result({"url": options.out, "rows": counts}, options.json, f"{options.out}\n{table(counts)}")
 
 
-def _data_config(command: str, options: argparse.Namespace) -> DatasetConfig:
+def data_config(command: str, options: argparse.Namespace) -> DatasetConfig:
+    """The dataset that a command is told of. Raises ConfigError."""
     from clippy.config import ConfigError
     from pipelines.sections import DatasetConfig
 
@@ -153,7 +155,7 @@ def _data_index(options: argparse.Namespace) -> None:
     from pipelines.index import index_dataset
     from pipelines.manifest import manifest_location
 
-    console, data = Console(), _data_config("clippy data index", options)
+    console, data = Console(), data_config("clippy data index", options)
     index = index_dataset(data, lambda done, total: console.count("shards", done, total))
     console.clear()
     summary = {"manifest": manifest_location(data).url, **index.summary()}
@@ -174,7 +176,7 @@ def _data_inspect(options: argparse.Namespace) -> None:
 
     if options.html and os.path.isdir(options.html):
         raise ValueError(f"--html: {options.html} is a folder; name a file in it, such as data_card.html")
-    console, data = Console(), _data_config("clippy data inspect", options)
+    console, data = Console(), data_config("clippy data inspect", options)
     inspection = inspect_data(data, options.sample_rows, options.image_size, options.html is not None, console.count)
     console.clear()
     values, text = inspection.as_dict(), as_text(inspection)
@@ -195,16 +197,21 @@ def _data_bench(options: argparse.Namespace) -> None:
     print_result(result.as_dict(), options.json, result.as_text())
 
 
-def _data_import(options: argparse.Namespace) -> None:
-    from dataclasses import asdict
-
+def import_config(options: argparse.Namespace) -> ImportConfig:
+    """The import as it is told. Raises ConfigError."""
     from pipelines.ingest.config import ImportConfig
 
     fields = {name: value for name, value in vars(options).items() if name in ImportConfig.model_fields}
     overrides = [f"{name}={json.dumps(value)}" for name, value in fields.items() if value is not None]
     overrides += [f"storage_options.{option}" for option in options.storage_option]
     overrides += [f"dest_storage.storage_options.{option}" for option in options.dest_storage_option]
-    config = ImportConfig.load("clippy data import", "{}", overrides)  # refused before Ray is imported
+    return ImportConfig.load("clippy data import", "{}", overrides)
+
+
+def _data_import(options: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    config = import_config(options)  # refused before Ray is imported
     from pipelines.ingest.run import import_dataset
 
     summary = asdict(import_dataset(config, ray_address=options.ray_address))

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.local_cluster import find_local_cluster
 from pipelines.credentials import without_credentials
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
 
 _SECONDS = 10
 """So long the server may take for a small answer."""
@@ -28,22 +32,33 @@ class Node:
     used: Mapping[str, float] | None
     """None where the cluster does not tell."""
 
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        known = {"id": self.node_id, "address": self.address, "is_head": self.is_head}
+        return known | {"resources": self.resources, "used": self.used}
+
 
 class JobServer:
-    """Speaks to the job server at ``url``, with ``token`` if it has one."""
+    """Speaks to the job server at ``url``, with ``token`` if it has one; ``address`` is how ``--address`` named it."""
 
-    def __init__(self, url: str, token: str | None = None, is_local: bool = False) -> None:
+    def __init__(self, url: str, token: str | None = None, is_local: bool = False, address: str | None = None) -> None:
         """Raises ValueError, within seconds, where no job server answers or the token is not the cluster's."""
-        self.url, self.is_local = url, is_local
+        self.url, self.is_local, self._address = url, is_local, address
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         answer = self._get("/api/version")
         self.ray_version: str | None = answer.get("ray_version")
         if self.ray_version is None:
-            raise ValueError(f"--address: what answers at {self._shown} is no Ray job server; {_REMEDY}")
+            raise ValueError(f"--address: what answers at {self.shown} is no Ray job server; {_REMEDY}")
 
     @property
-    def _shown(self) -> str:
+    def shown(self) -> str:
+        """The URL as it may be printed."""
         return without_credentials(self.url)
+
+    def command(self, *words: str) -> str:
+        """``clippy cluster`` with these words, for this cluster, as it may be printed and typed."""
+        told = ["--address", without_credentials(self._address)] if self._address else []
+        return shlex.join(["clippy", "cluster", words[0], *told, *words[1:]])
 
     def check_version(self) -> None:
         """Raises ValueError where the cluster's Ray is not the one that this program is for."""
@@ -52,7 +67,7 @@ class JobServer:
         ours = ray.__version__
         if ours.split(".")[:2] != str(self.ray_version).split(".")[:2]:
             raise ValueError(
-                f"--address: the cluster at {self._shown} runs Ray {self.ray_version}, and this is for Ray {ours}; "
+                f"--address: the cluster at {self.shown} runs Ray {self.ray_version}, and this is for Ray {ours}; "
                 f"start the cluster from an image of Ray {ours}"
             )
 
@@ -62,7 +77,7 @@ class JobServer:
             listed = self._get("/api/v0/nodes?limit=10000")["data"]["result"]["result"]
         except (KeyError, TypeError):
             raise ValueError(
-                f"the cluster at {self._shown} does not tell its nodes; look into its head's logs"
+                f"the cluster at {self.shown} does not tell its nodes; look into its head's logs"
             ) from None
         summary = self._get("/nodes?view=summary").get("data") or {}
         usage = summary.get("nodeLogicalResources") or {}
@@ -80,7 +95,7 @@ class JobServer:
         return sorted(nodes, key=lambda node: (not node.is_head, node.address, node.node_id))
 
     @contextmanager
-    def client(self) -> Iterator[Any]:
+    def client(self) -> Iterator[JobSubmissionClient]:
         """Ray's own client, for jobs and packages. Raises ValueError for what the server refuses."""
         import aiohttp
         import requests
@@ -98,7 +113,7 @@ class JobServer:
         except (requests.RequestException, aiohttp.ClientError, ConnectionError) as error:
             raise ValueError(self._unreachable(error)) from None
         except RuntimeError as error:  # a status code and what the server says, often with a traceback
-            raise ValueError(f"the cluster at {self._shown} refused: {last_line(error)}") from None
+            raise ValueError(f"the cluster at {self.shown} refused: {last_line(error)}") from None
 
     def _get(self, path: str) -> dict[str, Any]:
         import requests
@@ -117,13 +132,13 @@ class JobServer:
 
     def _unreachable(self, error: Exception) -> str:
         problem = "it takes too long to answer" if "timed out" in str(error).lower() else "no connection"
-        return f"--address: no Ray job server answers at {self._shown} ({problem}); {_REMEDY}"
+        return f"--address: no Ray job server answers at {self.shown} ({problem}); {_REMEDY}"
 
     def _unauthorised(self, status: int) -> str:
         told = "set RAY_AUTH_TOKEN_PATH to a file that holds it, or RAY_AUTH_TOKEN"
         if self._headers and status == 403:
-            return f"the cluster at {self._shown} does not accept the token; {told} to the cluster's own"
-        return f"the cluster at {self._shown} asks for its token; {told}"
+            return f"the cluster at {self.shown} does not accept the token; {told} to the cluster's own"
+        return f"the cluster at {self.shown} asks for its token; {told}"
 
 
 _REMEDY = "check that the cluster runs, and name its dashboard's address and port, as in http://HOST:8265"
@@ -134,7 +149,9 @@ def connect(address: str | None) -> JobServer:
 
     Raises ValueError where there is none, or it does not answer.
     """
-    told = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS")
+    variables = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+    named = {"--address": address, **{name: os.environ.get(name) for name in variables}}
+    name, told = next(((name, value) for name, value in named.items() if value), ("--address", None))
     local = find_local_cluster()
     if not told:
         if local is None:
@@ -143,19 +160,19 @@ def connect(address: str | None) -> JobServer:
                 "with clippy cluster up --local"
             )
         told = local.url
-    url = _url(told)
+    url = _url(told, name)
     is_local = local is not None and local.url == url
-    return JobServer(url, _token(local.token_file if local and is_local else None), is_local)
+    return JobServer(url, _token(local.token_file if local and is_local else None), is_local, address)
 
 
-def _url(address: str) -> str:
-    """The HTTP address. Raises ValueError where it is of another kind."""
+def _url(address: str, name: str) -> str:
+    """The HTTP address of what ``name`` gives. Raises ValueError where it is of another kind."""
     scheme, separator, rest = address.partition("://")
     if not separator:
         scheme, rest = "http", address
     host, colon, port = rest.rstrip("/").rpartition(":")
     if scheme not in ("http", "https") or not rest.strip("/") or (rest == "auto") or (colon and not host):
-        raise ValueError(f"--address: {address!r} is no address of a job server; {_REMEDY}")
+        raise ValueError(f"{name}: {without_credentials(address)!r} is no address of a job server; {_REMEDY}")
     return f"{scheme}://{rest.rstrip('/')}"
 
 

@@ -6,18 +6,20 @@ import argparse
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.package import DEFAULT_MIB, MOST_MIB
 from cluster.verbs import add_json, columns, print_result, table, verb
 
 if TYPE_CHECKING:
-    from cluster.job_server import JobServer
+    from cluster.job_server import JobServer, Node
     from cluster.jobs import Job
     from cluster.package import Package
     from cluster.submission import Submission
     from pipelines.console import Console
+
+_DEFAULT_MIB = 50.0
 
 
 def add_job_verbs(actions: Any) -> None:
@@ -63,7 +65,7 @@ def _add_submit(actions: Any) -> None:
         "--include", action="append", default=[], metavar="PATTERN", help="send these files whatever they are called"
     )
     command.add_argument(
-        "--max-mib", type=float, default=DEFAULT_MIB, metavar="N", help=f"refuse more (default: {DEFAULT_MIB:g})"
+        "--max-mib", type=float, default=_DEFAULT_MIB, metavar="N", help=f"refuse more (default: {_DEFAULT_MIB:g})"
     )
     command.add_argument(
         "--allow-local-paths", action="store_true", help="all nodes see the folders of this machine that it names"
@@ -75,7 +77,7 @@ def _add_submit(actions: Any) -> None:
     _add_common(command)
 
 
-def _add_common(command: Any) -> None:
+def _add_common(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--address",
         metavar="URL",
@@ -90,6 +92,7 @@ def _submit(options: argparse.Namespace) -> int:
 
     submission = read_command(options.words[1:] if options.words[:1] == ["--"] else options.words)
     from cluster.jobs import read_environment, requirements, submit
+    from cluster.package import MOST_MIB
     from pipelines.console import Console
 
     console, environment = Console(), read_environment(options.env)
@@ -98,27 +101,25 @@ def _submit(options: argparse.Namespace) -> int:
     _check_image(options, submission)
     server = _connect(options)
     if not (server.is_local or options.allow_local_paths):
-        submission.check_places()
+        submission.check_places(environment)
     _check_cluster(server, submission, options.autoscaling, console)
     package = None if options.image else _package(options, submission, console)
     install = [] if server.is_local or options.no_install or options.image else requirements(Path.cwd())
-    report: dict[str, Any] = {"address": server.url, "command": ["clippy", *submission.words]}
+    report: dict[str, Any] = {"address": server.shown, "command": ["clippy", *submission.words]}
     report |= {"package": package.as_dict() if package else None}
     if options.dry_run:
         print_result(report, options.json, f"would run: clippy {shlex.join(submission.words)}")
         return 0
     name = submit(server, submission, package, environment=environment, install=install, image=options.image)
-    console.line(f"job {name} is sent to {server.url}")
+    console.line(f"job {name} is sent to {server.shown}")
     if install:
         console.line("the cluster installs its Python packages first, which takes minutes the first time")
-    more = f" --address {options.address}" if options.address else ""
-    hints = f"  follow: clippy cluster logs --follow{more} {name}\n  stop:   clippy cluster stop{more} {name}"
     follows = sys.stdout.isatty() if options.follow is None else options.follow
     if not follows:
         print_result(report | {"job": name}, options.json, name)
-        console.line(hints)
+        console.line(_hints(server, name))
         return 0
-    return _follow(server, name, hints, console, options.json, report)
+    return _follow(server, name, console, options.json, report)
 
 
 def _package(options: argparse.Namespace, submission: Submission, console: Console) -> Package:
@@ -158,31 +159,34 @@ def _check_cluster(server: JobServer, submission: Submission, autoscaling: bool,
         return
     try:
         remedy = "have more nodes started first" + ("" if autoscaling else " (--autoscaling: the cluster adds them)")
-        check_demand(submission.recipe, resources, {}, f"the cluster at {server.url}", remedy)
+        check_demand(submission.recipe, resources, {}, f"the cluster at {server.shown}", remedy)
     except ValueError as error:
         if not autoscaling:
             raise
         console.line(f"note: {error}; with --autoscaling, the job waits for nodes that the cluster adds")
 
 
-def _follow(
-    server: JobServer, name: str, hints: str, console: Console, as_json: bool, report: dict[str, Any] | None = None
-) -> int:
+def _follow(server: JobServer, name: str, console: Console, as_json: bool, report: dict[str, Any] | None = None) -> int:
     """Print the log until the job is over; the exit code is 0 if it succeeded, 1 if it failed, 130 if stopped."""
     from cluster.jobs import follow
 
     try:
         job = follow(server, name, lambda text: print(text, end="", flush=True))
     except KeyboardInterrupt:
-        console.line(f"\nthe job goes on\n{hints}")
+        console.line(f"\nthe job goes on\n{_hints(server, name)}")
         return 130
     if as_json:
-        print_result((report or {}) | job.as_dict(), True, "")
+        print_result(job.as_dict() | (report or {}), True, "")
     if job.status == "FAILED":
         console.line(f"clippy: job {name} failed: {job.error}")
         return 1
     console.line(f"job {name} {'was stopped' if job.status == 'STOPPED' else 'succeeded'}")
     return 130 if job.status == "STOPPED" else 0
+
+
+def _hints(server: JobServer, name: str) -> str:
+    follows, stops = server.command("logs", "--follow", name), server.command("stop", name)
+    return f"  follow: {follows}\n  stop:   {stops}"
 
 
 def _status(options: argparse.Namespace) -> None:
@@ -198,27 +202,21 @@ def _status(options: argparse.Namespace) -> None:
     for node in nodes:
         place = f"{node.address} (head)" if node.is_head else node.address
         rows.append((node.node_id[:12], place, _free(node, "CPU"), _free(node, "GPU"), _memory(node.resources)))
-    values = {"address": server.url, "ray_version": server.ray_version}
-    listed = [
-        {
-            "id": node.node_id,
-            "address": node.address,
-            "is_head": node.is_head,
-            "resources": node.resources,
-            "used": node.used,
-        }
-        for node in nodes
-    ]
-    heading = f"Ray {server.ray_version} at {server.url}, {len(nodes)} nodes"
-    print_result(values | {"nodes": listed}, options.json, f"{heading}\n{columns(rows)}")
+    values = {
+        "address": server.shown,
+        "ray_version": server.ray_version,
+        "nodes": [node.as_dict() for node in nodes],
+    }
+    heading = f"Ray {server.ray_version} at {server.shown}, {len(nodes)} nodes"
+    print_result(values, options.json, f"{heading}\n{columns(rows)}")
 
 
-def _free(node: Any, name: str) -> str:
+def _free(node: Node, name: str) -> str:
     total = node.resources.get(name, 0)
     return f"{total - node.used.get(name, 0):g} of {total:g}" if node.used is not None else f"? of {total:g}"
 
 
-def _memory(resources: Any) -> str:
+def _memory(resources: Mapping[str, float]) -> str:
     from pipelines.inspection.units import bytes_text
 
     return bytes_text(resources.get("memory", 0))
@@ -240,11 +238,10 @@ def _logs(options: argparse.Namespace) -> int:
     from pipelines.console import Console
 
     server = _connect(options)
-    if options.follow:
-        find_job(server, options.job)
-        return _follow(server, options.job, f"  stop: clippy cluster stop {options.job}", Console(), options.json)
-    text = logs(server, options.job)
     job = find_job(server, options.job)
+    if options.follow:
+        return _follow(server, job.name, Console(), options.json)
+    text = logs(server, job.name)
     print_result(job.as_dict() | {"logs": text}, options.json, text.rstrip("\n"))
     return 0
 
@@ -264,7 +261,7 @@ def _list(options: argparse.Namespace) -> None:
     jobs = list_jobs(server)
     rows = [("job", "status", "ran", "command")]
     rows += [(job.name, job.status.lower(), _ran(job), job.command) for job in jobs]
-    print_result([job.as_dict() for job in jobs], options.json, columns(rows) if jobs else f"no jobs at {server.url}")
+    print_result([job.as_dict() for job in jobs], options.json, columns(rows) if jobs else f"no jobs at {server.shown}")
 
 
 def _connect(options: argparse.Namespace) -> JobServer:

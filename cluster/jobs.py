@@ -13,12 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.job_process import ENVIRONMENT_FILE, SETUP_HOOK
 from cluster.job_server import JobServer, last_line
 from cluster.package import Package
 from cluster.submission import Submission
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails
 
 STOP_SECONDS = 120
 """So long a job may take to save a checkpoint and end when it is stopped; then it is killed."""
@@ -156,7 +159,7 @@ def find_job(server: JobServer, name: str) -> Job:
                 raise
             details = None
     if details is None or not details.submission_id:
-        raise ValueError(f"JOB: the cluster knows no job {name!r}; see: clippy cluster list")
+        raise ValueError(f"JOB: the cluster knows no job {name!r}; see: {server.command('list')}")
     return _job(details)
 
 
@@ -171,8 +174,7 @@ def stop(server: JobServer, name: str) -> Job:
 
 
 def logs(server: JobServer, name: str) -> str:
-    """What the job printed so far."""
-    find_job(server, name)
+    """What a job that is known printed so far."""
     with server.client() as client:
         return str(client.get_job_logs(name))
 
@@ -185,7 +187,7 @@ def follow(server: JobServer, name: str, write: Callable[[str], None]) -> Job:
     written, left = 0, _LOST_CONNECTIONS
 
     async def pass_on() -> None:
-        nonlocal written
+        nonlocal written, left
         seen = 0  # each connection tells everything from the start
         with server.client() as client:
             async with aclosing(client.tail_job_logs(name)) as chunks:
@@ -195,6 +197,7 @@ def follow(server: JobServer, name: str, write: Callable[[str], None]) -> Job:
                     if fresh > 0:
                         write(chunk[-fresh:])
                         written += fresh
+                        left = _LOST_CONNECTIONS  # these are in a row: a job may print for weeks
 
     while True:
         try:
@@ -206,7 +209,7 @@ def follow(server: JobServer, name: str, write: Callable[[str], None]) -> Job:
             left -= 1
             if not left:
                 raise ValueError(
-                    f"lost the job server at {server.url}; the job may go on ({last_line(error)})"
+                    f"lost the job server at {server.shown}; the job may go on ({last_line(error)})"
                 ) from None
         time.sleep(1)
 
@@ -218,7 +221,7 @@ def _environment_file(environment: Mapping[str, str]) -> dict[str, bytes]:
     return {ENVIRONMENT_FILE: json.dumps({"salt": secrets.token_hex(16), "variables": dict(environment)}).encode()}
 
 
-def _job(details: Any) -> Job:
+def _job(details: JobDetails) -> Job:
     def seconds(milliseconds: int | None) -> float | None:
         return milliseconds / 1000 if milliseconds else None
 

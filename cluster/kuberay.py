@@ -15,6 +15,9 @@ _RAY_USER, _RAY_GROUP = 1000, 100
 """Of Ray's images, and of the Dockerfile."""
 _RECIPE_FOLDER, _RECIPE_FILE = "/etc/clippy", "recipe.yaml"
 _GPU = "nvidia.com/gpu"
+_LABELS = {"app.kubernetes.io/name": "clippy-on-ray"}
+_SMALL = {"cpu": "500m", "memory": "1Gi"}
+"""For pods and containers that only pass on what others do."""
 _SHARED_MEMORY = "shared-memory"
 _MORE_SHARED_MEMORY = 2 * 2**30
 """Beside the object store, for NCCL and the loop."""
@@ -55,11 +58,9 @@ def ray_cluster(recipe: Recipe, spec: ClusterSpec, groups: NodeGroups) -> list[M
 def job_heading(recipe: Recipe, spec: ClusterSpec, file: str) -> list[str]:
     """How to use the file of ``ray_job``."""
     name, to = spec.name_for(recipe.name), f"-n {spec.namespace}"
-    waits = [f"It waits, suspended, in Kueue's queue {spec.queue}.", ""] if spec.queue else []
     return [
         f"{recipe.name} as a RayJob: a cluster of its own, one training, and away again.",
         *_first_steps(spec),
-        *waits,
         f"kubectl apply -f {file}",
         f"kubectl {to} get rayjob {name}",
         f"kubectl {to} logs --follow job/{name}",
@@ -92,6 +93,7 @@ def _first_steps(spec: ClusterSpec) -> list[str]:
         f"Credentials for the object store are {access}.",
         "",
         f"docker build -t {spec.tagged_image} . && docker push {spec.tagged_image}",
+        *([f"It waits, suspended, in Kueue's queue {spec.queue}.", ""] if spec.queue else []),
     ]
 
 
@@ -100,10 +102,8 @@ def _object(kind: str, metadata: Manifest, spec: Manifest) -> Manifest:
 
 
 def _metadata(spec: ClusterSpec, name: str, queued: bool = True) -> Manifest:
-    labels = {"app.kubernetes.io/name": "clippy-on-ray"}
-    if spec.queue is not None and queued:
-        labels["kueue.x-k8s.io/queue-name"] = spec.queue
-    return {"name": name, "namespace": spec.namespace, "labels": labels}
+    queue = {"kueue.x-k8s.io/queue-name": spec.queue} if spec.queue is not None and queued else {}
+    return {"name": name, "namespace": spec.namespace, "labels": _LABELS | queue}
 
 
 def _cluster_spec(spec: ClusterSpec, groups: NodeGroups, recipe_map: str | None = None) -> Manifest:
@@ -115,7 +115,7 @@ def _cluster_spec(spec: ClusterSpec, groups: NodeGroups, recipe_map: str | None 
             "version": "v2",
             "idleTimeoutSeconds": spec.autoscaler.idle_seconds,
             "securityContext": _container_security(),
-            "resources": _resources({"cpu": "500m", "memory": "1Gi"}),
+            "resources": _resources(_SMALL),
         }
     return {
         "rayVersion": RAY_VERSION,
@@ -132,7 +132,7 @@ def _cluster_spec(spec: ClusterSpec, groups: NodeGroups, recipe_map: str | None 
                 "minReplicas": group.min_nodes,
                 "maxReplicas": group.max_nodes,
                 "rayStartParams": _start_parameters(group),
-                "template": _pod(spec, group, _container(spec, group, "ray-worker"), reaches_kubernetes=False),
+                "template": _node(spec, group, "ray-worker", reaches_kubernetes=False),
             }
             for group in groups.workers
         ],
@@ -144,51 +144,63 @@ def _start_parameters(group: NodeGroup) -> dict[str, str]:
 
 
 def _head_template(spec: ClusterSpec, head: NodeGroup, recipe_map: str | None) -> Manifest:
-    container = _container(spec, head, "ray-head")
+    template = _node(spec, head, "ray-head", reaches_kubernetes=spec.autoscales)
+    (container,) = template["spec"]["containers"]
     container["ports"] = [{"name": name, "containerPort": port} for name, port in _PORTS.items()]
-    template = _pod(spec, head, container, reaches_kubernetes=spec.autoscales)
     if recipe_map is not None:
         container["volumeMounts"].append({"name": "recipe", "mountPath": _RECIPE_FOLDER, "readOnly": True})
         template["spec"]["volumes"].append({"name": "recipe", "configMap": {"name": recipe_map}})
     return template
 
 
-def _pod(spec: ClusterSpec, group: NodeGroup, container: Manifest, reaches_kubernetes: bool) -> Manifest:
-    size = f"{(group.object_store_bytes + _MORE_SHARED_MEMORY) >> 20}Mi"
-    claims = [
-        {"name": f"volume-{number}", "persistentVolumeClaim": {"claimName": volume.claim}}
-        for number, volume in enumerate(spec.volumes)
-    ]
-    body: Manifest = {
-        **({"serviceAccountName": spec.service_account} if spec.service_account else {}),
-        "automountServiceAccountToken": reaches_kubernetes,
-        **({"imagePullSecrets": [{"name": spec.image_pull_secret}]} if spec.image_pull_secret else {}),
-        "securityContext": _pod_security(),
-        **({"nodeSelector": dict(group.spec.node_selector)} if group.spec.node_selector else {}),
-        "containers": [container],
-        "volumes": [{"name": _SHARED_MEMORY, "emptyDir": {"medium": "Memory", "sizeLimit": size}}, *claims],
-    }
+def _node(spec: ClusterSpec, group: NodeGroup, name: str, reaches_kubernetes: bool) -> Manifest:
+    """The pod of a node of Ray."""
+    amounts = {"cpu": str(group.cpus), "memory": _mebibytes(group.memory_gib)}
     tolerations = [toleration.model_dump(exclude_none=True) for toleration in group.spec.tolerations]
     if group.gpus:
-        tolerations.insert(0, {"key": _GPU, "operator": "Exists", "effect": "NoSchedule"})
-    if tolerations:
-        body["tolerations"] = tolerations
-    return {"metadata": {"labels": {"app.kubernetes.io/name": "clippy-on-ray"}}, "spec": body}
-
-
-def _container(spec: ClusterSpec, group: NodeGroup, name: str) -> Manifest:
-    amounts: dict[str, Any] = {"cpu": str(group.cpus), "memory": _mebibytes(group.memory_gib)}
-    if group.gpus:
         amounts[_GPU] = str(group.gpus)
-    mounts = [{"name": f"volume-{number}", "mountPath": volume.path} for number, volume in enumerate(spec.volumes)]
+        tolerations.insert(0, {"key": _GPU, "operator": "Exists", "effect": "NoSchedule"})
+    memory = {"medium": "Memory", "sizeLimit": f"{(group.object_store_bytes + _MORE_SHARED_MEMORY) >> 20}Mi"}
+    volumes: list[Manifest] = [{"name": _SHARED_MEMORY, "emptyDir": memory}]
+    mounts = [{"name": _SHARED_MEMORY, "mountPath": "/dev/shm"}]
+    for number, volume in enumerate(spec.volumes):
+        volumes.append({"name": f"volume-{number}", "persistentVolumeClaim": {"claimName": volume.claim}})
+        mounts.append({"name": f"volume-{number}", "mountPath": volume.path})
+    container = _container(spec, name, amounts) | {"env": _environment(spec), "volumeMounts": mounts}
+    told = {
+        "serviceAccountName": spec.service_account,
+        "nodeSelector": dict(group.spec.node_selector),
+        "tolerations": tolerations,
+    }
+    body = _pod(spec, container, reaches_kubernetes) | {"volumes": volumes}
+    body |= {name: value for name, value in told.items() if value}
+    return {"metadata": {"labels": _LABELS}, "spec": body}
+
+
+def _pod(spec: ClusterSpec, container: Manifest, reaches_kubernetes: bool = False) -> Manifest:
+    pull = {"imagePullSecrets": [{"name": spec.image_pull_secret}]} if spec.image_pull_secret else {}
+    security = {
+        "runAsNonRoot": True,
+        "runAsUser": _RAY_USER,
+        "runAsGroup": _RAY_GROUP,
+        "fsGroup": _RAY_GROUP,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    return {
+        "automountServiceAccountToken": reaches_kubernetes,
+        **pull,
+        "securityContext": security,
+        "containers": [container],
+    }
+
+
+def _container(spec: ClusterSpec, name: str, amounts: Mapping[str, str]) -> Manifest:
     return {
         "name": name,
         "image": spec.tagged_image,
         "imagePullPolicy": "IfNotPresent",
-        "env": _environment(spec),
         "resources": _resources(amounts),
         "securityContext": _container_security(),
-        "volumeMounts": [{"name": _SHARED_MEMORY, "mountPath": "/dev/shm"}, *mounts],
     }
 
 
@@ -207,22 +219,8 @@ def _environment(spec: ClusterSpec) -> list[Manifest]:
 
 def _submitter(spec: ClusterSpec) -> Manifest:
     """The pod that hands the job in and follows its log."""
-    container = {
-        "name": "ray-job-submitter",
-        "image": spec.tagged_image,
-        "imagePullPolicy": "IfNotPresent",
-        "resources": _resources({"cpu": "500m", "memory": "1Gi"}),
-        "securityContext": _container_security(),
-    }
-    pull = {"imagePullSecrets": [{"name": spec.image_pull_secret}]} if spec.image_pull_secret else {}
-    body = {
-        "restartPolicy": "Never",
-        "automountServiceAccountToken": False,
-        **pull,
-        "securityContext": _pod_security(),
-        "containers": [container],
-    }
-    return {"spec": body}
+    container = _container(spec, "ray-job-submitter", _SMALL)
+    return {"spec": {"restartPolicy": "Never", **_pod(spec, container)}}
 
 
 def _resources(amounts: Mapping[str, str]) -> Manifest:
@@ -232,16 +230,6 @@ def _resources(amounts: Mapping[str, str]) -> Manifest:
 
 def _mebibytes(gib: float) -> str:
     return f"{int(gib)}Gi" if gib == int(gib) else f"{int(gib * 1024)}Mi"
-
-
-def _pod_security() -> Manifest:
-    return {
-        "runAsNonRoot": True,
-        "runAsUser": _RAY_USER,
-        "runAsGroup": _RAY_GROUP,
-        "fsGroup": _RAY_GROUP,
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
 
 
 def _container_security() -> Manifest:

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 START_SECONDS = 180
 _STOP_SECONDS = 15
@@ -46,6 +47,11 @@ class LocalCluster:
     def running(self) -> list[int]:
         """The processes that still run, and are this cluster's: an id may have passed on to another process."""
         return [pid for pid in self.pids if str(self.scratch) in _command(pid)]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``--json``."""
+        named = {"address": self.url, "ray_address": self.ray_address, "token_file": str(self.token_file)}
+        return named | {"pids": list(self.pids), "logs": str(self.scratch)}
 
 
 def state_folder() -> Path:
@@ -89,8 +95,12 @@ def start_local_cluster(nodes: int, cpus_per_node: int, progress: Callable[[str]
             arguments += [] if number == 1 else ["--num-gpus=0"]  # the first has those of the machine
             cluster = _with_node(cluster, arguments)
         _wait(cluster, lambda: _alive(cluster.url, token) == nodes + 1, "not all nodes came up")
-    except BaseException:
+    except ValueError:  # it names the logs
         stop_local_cluster(keep_logs=True)
+        raise
+    except BaseException:
+        stop_local_cluster()
+        shutil.rmtree(cluster.scratch, ignore_errors=True)  # if no node was remembered yet
         raise
     return cluster
 

@@ -37,7 +37,7 @@ def _up(options: argparse.Namespace) -> None:
         "logs": str(cluster.scratch),
     }
     hints = "submit: clippy cluster submit -- train shapes\nstop:   clippy cluster down"
-    print_result(_as_dict(cluster), options.json, f"{table(facts)}\n\n{hints}")
+    print_result(cluster.as_dict(), options.json, f"{table(facts)}\n\n{hints}")
 
 
 def _down(options: argparse.Namespace) -> None:
@@ -45,14 +45,4 @@ def _down(options: argparse.Namespace) -> None:
 
     cluster = stop_local_cluster()
     text = f"stopped the cluster at {cluster.url}" if cluster else "no local cluster is running"
-    print_result({"stopped": _as_dict(cluster) if cluster else None}, options.json, text)
-
-
-def _as_dict(cluster: Any) -> dict[str, Any]:
-    return {
-        "address": cluster.url,
-        "ray_address": cluster.ray_address,
-        "token_file": str(cluster.token_file),
-        "pids": list(cluster.pids),
-        "logs": str(cluster.scratch),
-    }
+    print_result({"stopped": cluster.as_dict() if cluster else None}, options.json, text)

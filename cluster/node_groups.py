@@ -99,6 +99,8 @@ def _training(recipe: Recipe, spec: ClusterSpec, hardware: Hardware, platform: P
                 f"training.machine: {machine.name} has no GPU, and {recipe.name} trains on GPUs; name another, or say "
                 "how many it has in training.gpus_per_node"
             )
+        if platform != "kuberay" and machine.gpus and gpus > machine.gpus:
+            raise ValueError(f"training.gpus_per_node: {machine.name} has {machine.gpus}, not {gpus}; leave it out")
         share = min(1.0, gpus / machine.gpus) if machine.gpus else 1.0
         cpus, memory = _size(told, machine, share, platform)
     else:

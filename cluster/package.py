@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 import subprocess
@@ -9,12 +10,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zipfile import ZipInfo
 
-DEFAULT_MIB = 50.0
 MOST_MIB = 95.0
 """Ray's job server takes requests of 100 MiB at most, however large its package store is."""
 
@@ -32,11 +33,20 @@ _SECRETS = (
     *(".env", ".env.*", "*.env", ".envrc", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.ppk"),
     *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "*.kdbx", "*.ovpn", "*.gpg", "*.asc", "*.tfstate*", "*.tfvars"),
     *(".netrc", "_netrc", ".pgpass", ".pypirc", ".npmrc", ".git-credentials", ".htpasswd", ".dockercfg", ".boto"),
-    *(".s3cfg", "rclone.conf", "kubeconfig", "*.kubeconfig", "credentials", "credentials.*", "*credentials*.json"),
+    *(
+        ".databrickscfg",
+        ".s3cfg",
+        "rclone.conf",
+        "kubeconfig",
+        "*.kubeconfig",
+        "credentials",
+        "credentials.*",
+        "*credentials*.json",
+    ),
     *(".credentials*", "client_secret*", "service-account*", "service_account*", "secret", "secret.*", "secrets"),
     *("secrets.*", "*.secret", "*.secrets", "*-secret.y*ml", "*-secrets.y*ml", "*_secret.y*ml", "*_secrets.y*ml"),
     *("token", "*.token", "auth_token*", "*_token", "*-token", "hf_token*", "passwords.*", "*.passwd"),
-    *(".aws", ".ssh", ".gnupg", ".azure", ".gcloud", ".kube", ".docker"),
+    *(".aws", ".ssh", ".gnupg", ".azure", ".gcloud", ".kube", ".docker", ".clippy-job"),
 )
 _NO_SECRETS = ("*.example", "*.sample", "*.template", "*.pub", "*.py", "*.pyi", "*.md")
 """Of code such as credentials.py, what it holds tells, not how it is called."""
@@ -127,7 +137,8 @@ def find_package(folder: Path, exclude: Sequence[str] = (), include: Sequence[st
         if not _matches(name, include):
             if _matches(name, (*_CACHES, *_DATA)) or _in_environment(folder, name):
                 continue
-            if _is_secret(path, name) or _leads_out(path, folder):
+            target = _target(path, folder)
+            if target is None or _is_called_secret(name) or _is_called_secret(target) or _holds_key(path):
                 withheld.append(name)
                 continue
         sizes[name] = path.stat().st_size
@@ -157,9 +168,18 @@ def _candidates(folder: Path) -> tuple[list[str], str]:
 
 
 def _git_files(folder: Path) -> list[str] | None:
-    """What git tracks or would track, nested repositories too; None where there is no repository."""
+    """What git tracks or would track, nested repositories too; None where there is no repository.
+
+    Raises ValueError where there is one and git does not read it, for then nobody knows what it ignores.
+    """
     command = ["git", "-C", str(folder), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    result = subprocess.run(command, capture_output=True, timeout=120)
+    result = subprocess.run(command, capture_output=True, timeout=120, env={**os.environ, "LC_ALL": "C"})
+    if distrusted := re.search(rb"dubious ownership in repository at '(.+)'", result.stderr):
+        place = distrusted[1].decode(errors="surrogateescape")
+        raise ValueError(
+            f"git does not read {place}, which belongs to another user, so what it ignores would be sent; run: "
+            f"git config --global --add safe.directory {quote(place)}"
+        )
     if result.returncode:
         return None
     names = []
@@ -200,17 +220,19 @@ def _in_environment(folder: Path, name: str) -> bool:
     return any((folder / parent / "pyvenv.cfg").exists() for parent in PurePosixPath(name).parents if parent.name)
 
 
-def _is_secret(path: Path, name: str) -> bool:
+def _is_called_secret(name: str) -> bool:
     folder, _, last = name.rpartition("/")
-    if _matches(folder, _SECRETS) or (_matches(last, _SECRETS) and not _matches(last, _NO_SECRETS)):
-        return True
-    if path.stat().st_size > _LOOKED_INTO_BYTES:
-        return False
-    return _PRIVATE_KEY.search(path.read_bytes()) is not None
+    return _matches(folder, _SECRETS) or (_matches(last, _SECRETS) and not _matches(last, _NO_SECRETS))
 
 
-def _leads_out(path: Path, folder: Path) -> bool:
-    return path.is_symlink() and not path.resolve().is_relative_to(folder.resolve())
+def _holds_key(path: Path) -> bool:
+    return path.stat().st_size <= _LOOKED_INTO_BYTES and _PRIVATE_KEY.search(path.read_bytes()) is not None
+
+
+def _target(path: Path, folder: Path) -> str | None:
+    """What a link in ``folder`` leads to, by its path there; None where that is outside."""
+    place, root = path.resolve(), folder.resolve()
+    return place.relative_to(root).as_posix() if place.is_relative_to(root) else None
 
 
 def _listed(files: Sequence[tuple[str, int]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from cluster.verbs import add_json, print_result, verb
@@ -42,7 +43,7 @@ def _kuberay(options: argparse.Namespace) -> None:
     from cluster.kuberay import cluster_heading, job_heading, ray_cluster, ray_job
 
     make, head = (ray_cluster, cluster_heading) if options.standing else (ray_job, job_heading)
-    _write(options, make(recipe, spec, groups), head(recipe, spec, options.out or "FILE"))
+    _write(options, make(recipe, spec, groups), head(recipe, spec, _file(options)))
 
 
 def _ray_up(options: argparse.Namespace) -> None:
@@ -50,7 +51,12 @@ def _ray_up(options: argparse.Namespace) -> None:
     from cluster.ray_up import heading, ray_up
 
     config = ray_up(recipe, spec, groups, options.cloud)
-    _write(options, [config], heading(recipe, spec, options.cloud, options.out or "FILE"))
+    _write(options, [config], heading(recipe, spec, options.cloud, _file(options)))
+
+
+def _file(options: argparse.Namespace) -> str:
+    """The file as a shell takes it."""
+    return quote(options.out or "FILE")
 
 
 def _read(options: argparse.Namespace, platform: Platform) -> tuple[Recipe, ClusterSpec, NodeGroups]:

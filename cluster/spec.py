@@ -203,6 +203,15 @@ class ClusterSpec(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _variables_have_one_value(self) -> ClusterSpec:
+        twice = [name for name in self.secrets if name in self.environment]
+        if twice:
+            raise ValueError(
+                f"secrets: {', '.join(twice)}: has a value in environment too; leave it out of one of them"
+            )
+        return self
+
     @property
     def autoscales(self) -> bool:
         """Whether the number of nodes may change."""

@@ -10,31 +10,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
+
+from pipelines.credentials import has_credentials, without_credentials
+from pipelines.places import anchored, endpoints, is_of_this_machine, mlflow_place, of_environment
 
 if TYPE_CHECKING:
     from pipelines.recipe import Recipe
 
-_ON_THE_CLUSTER = ["scaling.ray_address=auto"]
-_HOW_TOLD = {
-    "train": "field",
-    "tune": "field",
-    "quickstart": "field",
-    "evaluate": "option",
-    "data import": "option",
-    "data index": "nothing",  # needs no Ray
-}
-"""By command, how it is told to use the cluster that it runs on: a recipe's field, or ``--ray-address``."""
-_PLACES = {
-    "evaluate": {
-        **{"checkpoint": "CHECKPOINT", "data": "--data", "decoder": "--decoder", "out": "--out"},
-        "mlflow_uri": "--mlflow-uri",
-    },
-    "data import": {"source": "SOURCE", "dest": "DEST"},
-    "data index": {"url": "URL"},
-}
-"""By command, the arguments that name where it reads and writes."""
+_FIELD = ["scaling.ray_address=auto"]
+_OPTION = ["--ray-address", "auto"]
+"""How a command is told to use the cluster that it runs on."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +36,11 @@ class Submission:
     local: Mapping[str, str] = field(default_factory=dict)
     """Places that only this machine has, by the field or option that names them."""
 
-    def check_places(self) -> None:
-        """Raises ValueError where it names a place that the cluster does not see."""
-        if self.local:
-            named = ", ".join(f"{name} {place}" for name, place in self.local.items())
+    def check_places(self, environment: Mapping[str, str]) -> None:
+        """Raises ValueError where it, or a variable that goes with it, names a place that the cluster does not see."""
+        variables = {f"--env {name}": place for name, place in of_environment(environment).items()}
+        if local := {**self.local, **_of_this_machine(variables)}:
+            named = ", ".join(f"{name} {without_credentials(place)}" for name, place in local.items())
             raise ValueError(
                 f"only this machine has {named}; name places that every node of the cluster sees, such as "
                 "s3://bucket/folder and an MLflow server's URL, or add --allow-local-paths where the nodes share "
@@ -67,6 +54,7 @@ def read_command(words: Sequence[str]) -> Submission:
     Raises ValueError for what cannot be submitted or is wrong by itself.
     """
     from cluster.cli import parse
+    from cluster.tune import with_run
 
     words = list(words)
     if words[:1] == ["clippy"]:
@@ -74,87 +62,128 @@ def read_command(words: Sequence[str]) -> Submission:
     if not words:
         raise ValueError("COMMAND: say what the job runs, after --, as in: clippy cluster submit -- train shapes")
     options = parse(words)
-    name = " ".join(words[:2]) if words[0] == "data" else words[0]
-    how = _HOW_TOLD.get(name)
-    if how is None or (how == "field" and not hasattr(options, "overrides")):
-        raise ValueError(f"COMMAND: clippy {' '.join(words[:2])} runs here; jobs are {', '.join(_HOW_TOLD)}")
+    name = " ".join(with_run(words)[:2]).removesuffix(" run") if words[0] in ("data", "tune") else words[0]
+    if name not in _JOBS:
+        raise ValueError(f"COMMAND: clippy {' '.join(words[:2])} runs here; jobs are {', '.join(_JOBS)}")
     if getattr(options, "ray_address", None):
         raise ValueError("--ray-address: a job runs on the cluster that it is submitted to; leave it out")
-    if name == "train":
-        return _training(words, options)
-    if name == "quickstart":
-        return _quickstart(words, options)
-    if name == "tune":
-        return _tuning(words, options)
-    told = ["--ray-address", "auto"] if how == "option" else []
-    return _other(words, options, _PLACES[name], told)
+    return _JOBS[name](words, options)
 
 
 def _training(words: list[str], options: argparse.Namespace) -> Submission:
-    from pipelines.recipe import load_recipe, recipe_names
+    from pipelines.recipe import load_recipe, recipe_files
 
     recipe = load_recipe(options.recipe, options.overrides)
-    files = () if options.recipe in recipe_names() else (_inside(options.recipe),)
-    fields = [*_absolute_fields(recipe), *_ON_THE_CLUSTER]
+    files = tuple(_inside(file) for file in recipe_files(options.recipe))
+    fields = [*_absolute_fields(recipe), *_FIELD]
     return Submission(tuple(_with_fields(words, options, fields)), recipe, files, _local_places(recipe))
 
 
 def _tuning(words: list[str], options: argparse.Namespace) -> Submission:
-    from tuning.study import load_study
+    from tuning.study import load_study, study_files
 
     base = load_study(options.study, options.overrides).base_recipe
-    files = (_inside(options.study),) if Path(options.study).suffix in (".yaml", ".yml") else ()
-    fields = [*_absolute_fields(base), *_ON_THE_CLUSTER]
+    files = tuple(_inside(file) for file in study_files(options.study, options.overrides))
+    fields = [*_absolute_fields(base), *_FIELD]
     return Submission(tuple(_with_fields(words, options, fields)), base, files, _local_places(base))
 
 
 def _quickstart(words: list[str], options: argparse.Namespace) -> Submission:
     from cluster.quickstart import quickstart_recipe
 
-    recipe = quickstart_recipe(options.out, options.overrides)
-    told = [*_with_fields(words, options, _ON_THE_CLUSTER), "--out", _absolute(options.out)]  # the last one counts
-    return Submission(tuple(told), recipe, (), {"--out": options.out} if _is_local(options.out) else {})
+    out = anchored(options.out)
+    recipe = quickstart_recipe(out, options.overrides)
+    words = _with_fields(words, options, [*_absolute_fields(recipe), *_FIELD])
+    local = {"--out": options.out} if is_of_this_machine(out) else {}
+    local |= {name: place for name, place in _local_places(recipe).items() if not place.startswith(f"{out}/")}
+    return Submission((*words, "--out", out), recipe, (), local)  # the last --out counts
 
 
-def _other(words: list[str], options: argparse.Namespace, named: Mapping[str, str], told: list[str]) -> Submission:
-    local = {}
+def _evaluating(words: list[str], options: argparse.Namespace) -> Submission:
+    named = {"checkpoint": "CHECKPOINT", "data": "--data", "decoder": "--decoder", "out": "--out"}
+    if options.checkpoint and not os.path.exists(options.checkpoint) and "://" not in options.checkpoint:
+        del named["checkpoint"]  # a hub's name
+    if mlflow_place(options.mlflow_uri):
+        named["mlflow_uri"] = "--mlflow-uri"
+    words, local = _anchored_arguments(words, options, named)
+    return Submission((*words, *_OPTION), local=local)
+
+
+def _importing(words: list[str], options: argparse.Namespace) -> Submission:
+    from cluster.data import import_config
+
+    config = import_config(options)  # what is wrong or a secret is refused here
+    servers = endpoints(config.storage_options, "storage_options")
+    servers |= endpoints(config.dest_storage.storage_options, "dest_storage.storage_options")
+    words, local = _anchored_arguments(words, options, {"source": "SOURCE", "dest": "DEST"})
+    return Submission((*words, *_OPTION), local=local | _of_this_machine(servers))
+
+
+def _indexing(words: list[str], options: argparse.Namespace) -> Submission:
+    """It needs no Ray."""
+    from cluster.data import data_config
+
+    config = data_config("clippy data index", options)
+    named = endpoints(config.storage_options, "data.storage_options")
+    if config.manifest:
+        named["data.manifest"] = config.manifest
+        words = _with_fields(words, options, [f"data.manifest={json.dumps(anchored(config.manifest))}"])
+    words, local = _anchored_arguments(words, options, {"url": "URL"})
+    return Submission(tuple(words), local=local | _of_this_machine(named))
+
+
+_JOBS = {
+    "train": _training,
+    "tune": _tuning,
+    "quickstart": _quickstart,
+    "evaluate": _evaluating,
+    "data import": _importing,
+    "data index": _indexing,
+}
+
+
+def _anchored_arguments(
+    words: list[str], options: argparse.Namespace, named: Mapping[str, str]
+) -> tuple[list[str], dict[str, str]]:
+    """The words with absolute paths, and the places of this machine among these arguments, by the name they go by.
+
+    Raises ValueError for credentials in one.
+    """
+    given = {name: getattr(options, attribute) for attribute, name in named.items() if getattr(options, attribute)}
+    for name, place in given.items():
+        if has_credentials(place):
+            raise ValueError(f"{name}: carries credentials, and Ray shows a job's command; pass them on with --env")
+    local = _of_this_machine(given)
     for attribute, name in named.items():
-        place = getattr(options, attribute)
-        if place and _is_local(place) and (name != "CHECKPOINT" or os.path.exists(place)):  # or it is a hub's name
-            local[name] = place
-            words = _replaced(words, attribute, place, _absolute(place))
-    return Submission((*words, *told), None, (), local)
+        if name in local:
+            words = _replaced(words, attribute, local[name], anchored(local[name]))
+    return words, local
+
+
+def _of_this_machine(places: Mapping[str, str]) -> dict[str, str]:
+    return {name: place for name, place in places.items() if is_of_this_machine(place)}
 
 
 def _local_places(recipe: Recipe) -> dict[str, str]:
-    """What a training reads and writes that only this machine has."""
-    named: dict[str, str | None] = {"storage.url": recipe.storage.url}
-    for number, dataset in enumerate(recipe.data.datasets):
-        section = f"data.sources.{number}" if recipe.data.sources else "data"
-        named |= {f"{section}.url": dataset.url, f"{section}.manifest": dataset.manifest}
-        named[f"{section}.storage_options.endpoint_url"] = dataset.storage_options.get("endpoint_url")
-    named["storage.storage_options.endpoint_url"] = recipe.storage.storage_options.get("endpoint_url")
-    if recipe.eval.every:
-        named["eval.url"] = recipe.eval.url
-    if recipe.tracking.enabled:
-        named["tracking.uri"] = recipe.tracking.uri
-    return {name: place for name, place in named.items() if place and _is_local(place)}
+    """What a training reads and writes that only this machine has; a relative path of weights may be in the package."""
+    from cluster.reach import weights_here
+
+    weights = {name: place for name, place in weights_here(recipe).items() if place.startswith(("/", "~"))}
+    return _of_this_machine(recipe.places()) | weights
 
 
 def _absolute_fields(recipe: Recipe) -> list[str]:
     """Overrides that say in full which folders of this machine are meant: a job runs in a folder of its own."""
-    absolute = recipe.absolute()
-    before, after = recipe.model_dump(mode="json"), absolute.model_dump(mode="json")
-    fields = [("data", "url"), ("data", "manifest"), ("data", "sources"), ("eval", "url"), ("storage", "url")]
-    changed = [(section, name) for section, name in fields if before[section][name] != after[section][name]]
-    overrides = [f"{section}.{name}={json.dumps(after[section][name])}" for section, name in changed]
-    uri = recipe.tracking.uri
-    if uri and uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
-        overrides.append(f"tracking.uri=sqlite:///{_absolute(uri.removeprefix('sqlite:///'))}")
-    return overrides
+    before, after = recipe.model_dump(mode="json"), recipe.absolute().model_dump(mode="json")
+    return [
+        f"{section}.{name}={json.dumps(value, ensure_ascii=False)}"
+        for section in ("data", "eval", "tracking", "storage")
+        for name, value in after[section].items()
+        if value != before[section][name]
+    ]
 
 
-def _with_fields(words: list[str], options: Any, fields: list[str]) -> list[str]:
+def _with_fields(words: list[str], options: argparse.Namespace, fields: list[str]) -> list[str]:
     """The words with further overrides after those that are there, where argparse takes them."""
     if options.overrides:
         at = len(words) - words[::-1].index(options.overrides[-1])
@@ -175,18 +204,6 @@ def _replaced(words: list[str], attribute: str, before: str, after: str) -> list
                 if getattr(parse(changed), attribute) == after:
                     return changed
     return words
-
-
-def _is_local(place: str) -> bool:
-    """Whether the place is a file, folder or server of this machine alone."""
-    if "://" not in place or place.startswith(("file:", "sqlite:")):
-        return True
-    host = urlsplit(place).hostname or ""
-    return place.startswith("http") and (host == "localhost" or host == "::1" or host.startswith("127."))
-
-
-def _absolute(place: str) -> str:
-    return place if "://" in place else str(Path(place).expanduser().absolute())
 
 
 def _inside(file: str) -> str:

@@ -18,14 +18,16 @@ MODEL_HELP = (
 _results: ContextVar[TextIO | None] = ContextVar("results", default=None)
 
 
-def verb(verbs: Any, name: str, action: Callable[[argparse.Namespace], int | None], help: str) -> Any:
+def verb(
+    verbs: Any, name: str, action: Callable[[argparse.Namespace], int | None], help: str
+) -> argparse.ArgumentParser:
     """A subcommand that runs ``action``; ``help`` is its line in the list and its description."""
-    verb = verbs.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+    verb: argparse.ArgumentParser = verbs.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
     verb.set_defaults(action=action)
     return verb
 
 
-def add_json(verb: Any) -> None:
+def add_json(verb: argparse.ArgumentParser) -> None:
     """The ``--json`` of every command that reports."""
     verb.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
 

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from clippy.architecture import ModelConfig
 from clippy.config import ConfigError, Section, merge, nearest, parse_mapping, read_text
+from pipelines.places import anchored, endpoints, mlflow_place
 from pipelines.sections import (
     CheckpointConfig,
     DataConfig,
@@ -105,23 +106,31 @@ class Recipe(Section):
         """The run's folder."""
         return f"{self.storage.url.rstrip('/')}/{self.name}"
 
+    def places(self) -> dict[str, str]:
+        """What a training reads and writes, by the field that names it: folders, files, URLs and servers."""
+        named: dict[str, str | None] = {"storage.url": self.storage.url}
+        named |= endpoints(self.storage.storage_options, "storage.storage_options")
+        sections: dict[str, DataConfig | DatasetConfig] = {"data": self.data}
+        sections |= {f"data.sources.{number}": source for number, source in enumerate(self.data.sources)}
+        for section, data in sections.items():
+            named |= {f"{section}.url": data.url, f"{section}.manifest": data.manifest}
+            named |= endpoints(data.storage_options, f"{section}.storage_options")
+        if self.eval.every:
+            named["eval.url"] = self.eval.url
+            named |= endpoints(self.eval.storage_options, "eval.storage_options")
+        if self.tracking.enabled:
+            named["tracking.uri"] = mlflow_place(self.tracking.uri)
+        return {name: place for name, place in named.items() if place}
+
     def absolute(self) -> Recipe:
         """The same recipe with folders of this machine as absolute paths: Ray's workers run in folders of their own."""
-
-        def anchor(url: str | None) -> str | None:
-            return url if url is None or "://" in url else str(Path(url).expanduser().absolute())
-
-        def places(data: DataConfig | DatasetConfig) -> dict[str, str | None]:
-            return {"url": anchor(data.url), "manifest": anchor(data.manifest)}
-
-        sources = tuple(source.model_copy(update=places(source)) for source in self.data.sources)
-        return self.model_copy(
-            update={
-                "data": self.data.model_copy(update={**places(self.data), "sources": sources}),
-                "eval": self.eval.model_copy(update={"url": anchor(self.eval.url)}),
-                "storage": self.storage.model_copy(update={"url": anchor(self.storage.url)}),
-            }
-        )
+        recipe, places = self, self.places()
+        if self.eval.url:  # of a run whose checkpoints are evaluated afterwards, too
+            places["eval.url"] = self.eval.url
+        for name, place in places.items():
+            if (path := anchored(place)) != place:
+                recipe = _replaced(recipe, name.split("."), path)
+        return recipe
 
     def differences(self, other: Recipe) -> list[str]:
         """'field: here -> there' for each field that decides the result and differs between the two."""
@@ -131,6 +140,16 @@ class Recipe(Section):
             for name in {**mine, **theirs}
             if mine.get(name) != theirs.get(name) and not name.startswith(_FREE)
         ]
+
+
+def _replaced(section: Any, path: Sequence[str], value: str) -> Any:
+    """The section, or list of sections, with another value for the field that ``path`` leads to."""
+    if not path:
+        return value
+    name, *rest = path
+    if isinstance(section, tuple):
+        return tuple(_replaced(one, rest, value) if i == int(name) else one for i, one in enumerate(section))
+    return section.model_copy(update={name: _replaced(getattr(section, name), rest, value)})
 
 
 _FREE = (
@@ -180,11 +199,24 @@ def recipe_values(name_or_path: str, derived: tuple[str, ...] = ()) -> dict[str,
         return values
     if not isinstance(base, str):
         raise ConfigError(name_or_path, [f"base: must be the name or file of a recipe (got {base!r})"])
-    if base not in recipe_names() and Path(base).suffix in (".yaml", ".yml"):
-        base = str(Path(name_or_path).parent / base)  # beside the file that names it
+    base = beside(name_or_path, base)
     if base in (name_or_path, *derived):
         raise ConfigError(name_or_path, [f"base: {base} builds on this recipe itself"])
     return merge(recipe_values(base, (name_or_path, *derived)), values)
+
+
+def recipe_files(name_or_path: str) -> list[str]:
+    """The files that a recipe is read from: its own and those of its bases, but for what ships with the package."""
+    if name_or_path in recipe_names():
+        return []
+    base = parse_mapping(name_or_path, _text(name_or_path)).get("base")
+    return [name_or_path, *(recipe_files(beside(name_or_path, base)) if base else [])]
+
+
+def beside(source: str, base: str) -> str:
+    """The recipe that ``base`` names in the file ``source``: one that ships, or a file in the same folder."""
+    is_file = base not in recipe_names() and Path(base).suffix in (".yaml", ".yml")
+    return str(Path(source).parent / base) if is_file else base
 
 
 def _text(name_or_path: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from clippy.config import ConfigError, Section, merge, nearest, parse_mapping, read_text
-from pipelines.recipe import Recipe, recipe_names, recipe_values
+from pipelines.recipe import Recipe, beside, recipe_files, recipe_values
 from tuning.space import KINDS, Domain, Parameters, corners, grid_points, random_points
 
 
@@ -155,9 +155,7 @@ def load_study(name_or_path: str, overrides: Sequence[str] = ()) -> Study:
 
     Every point of the space makes a valid recipe. Raises ConfigError listing every problem at once.
     """
-    values = parse_mapping(name_or_path, _text(name_or_path))
-    own = [override for override in overrides if override.partition("=")[0].partition(".")[0] in Study.model_fields]
-    study = Study.build(name_or_path, values, own)
+    study, own = _as_told(name_or_path, overrides)
     of_base = [override for override in overrides if override not in own]
     base = Recipe.build(
         f"{name_or_path}: base", merge(_base_values(study.base, name_or_path), study.overrides), of_base
@@ -173,6 +171,15 @@ def load_study(name_or_path: str, overrides: Sequence[str] = ()) -> Study:
     if problems:
         raise ConfigError(name_or_path, problems)
     return study
+
+
+def study_files(name_or_path: str, overrides: Sequence[str] = ()) -> list[str]:
+    """The files that a study is read from, and its base recipe, but for what ships with the package."""
+    base: Any = _as_told(name_or_path, overrides)[0].base
+    while isinstance(base, dict):
+        base = base.get("base")
+    own = [] if name_or_path in study_names() else [name_or_path]
+    return own + (recipe_files(_beside(name_or_path, base)) if base else [])
 
 
 def nested(parameters: Parameters) -> dict[str, Any]:
@@ -276,9 +283,17 @@ def _base_values(base: str | dict[str, Any], source: str) -> dict[str, Any]:
     if isinstance(base, dict):
         below = base.get("base")
         return base if below is None else merge(_base_values(below, source), {k: base[k] for k in base if k != "base"})
-    if base not in recipe_names() and Path(base).suffix in (".yaml", ".yml") and source not in study_names():
-        base = str(Path(source).parent / base)
-    return recipe_values(base)
+    return recipe_values(_beside(source, base))
+
+
+def _as_told(name_or_path: str, overrides: Sequence[str]) -> tuple[Study, list[str]]:
+    """The study, its base unresolved, and those of the overrides that are not the base's."""
+    own = [override for override in overrides if override.partition("=")[0].partition(".")[0] in Study.model_fields]
+    return Study.build(name_or_path, parse_mapping(name_or_path, _text(name_or_path)), own), own
+
+
+def _beside(source: str, base: str) -> str:
+    return base if source in study_names() else beside(source, base)
 
 
 def _dotted_space(space: Mapping[str, Any]) -> dict[str, Any]:

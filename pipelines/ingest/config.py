@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
 from pipelines.credentials import LocationSection, checked_url
+from pipelines.places import anchored
 
 Format = Literal["wds", "parquet", "csv", "tsv", "jsonl", "files"]
 
@@ -49,11 +49,7 @@ class ImportConfig(LocationSection):
 
     def absolute(self) -> ImportConfig:
         """The same with folders of this machine as absolute paths: Ray's workers run in folders of their own."""
-
-        def anchor(url: str) -> str:
-            return url if "://" in url else str(Path(url).expanduser().absolute())
-
-        return self.model_copy(update={"source": anchor(self.source), "dest": anchor(self.dest)})
+        return self.model_copy(update={"source": anchored(self.source), "dest": anchored(self.dest)})
 
     def deciding(self) -> dict[str, Any]:
         """The fields that decide what is written; an import goes on only with the same."""

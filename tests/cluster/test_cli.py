@@ -26,6 +26,22 @@ def test_help_is_instant(clippy_process: Command) -> None:
         assert verb in result.stdout
 
 
+def test_help_imports_no_verb_s_work() -> None:
+    code = (
+        "import sys\n"
+        "from cluster.cli import parse\n"
+        "try:\n"
+        "    parse(['cluster', 'submit', '--help'])\n"
+        "finally:\n"
+        "    print('IMPORTED', *sys.modules)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    imported = set(result.stdout.partition("IMPORTED")[2].split())
+    work = {"cluster.package", "cluster.jobs", "cluster.submission", "cluster.spec", "pipelines.recipe"}
+    assert "cluster.job_verbs" in imported
+    assert not imported & {*work, "pydantic", "ruamel", "requests", "ray", "torch"}
+
+
 def test_recipe_show_prints_yaml_that_runs_again(clippy_command: Command, tmp_path: Path) -> None:
     first = clippy_command("recipe", "show", "shapes", "train.steps=7", "optim.warmup_steps=1")
     (tmp_path / "mine.yaml").write_text(first.stdout)

@@ -99,6 +99,17 @@ def test_what_git_ignores_stays_in_nested_repositories_too(tmp_path: Path) -> No
     }
 
 
+def test_a_repository_that_git_does_not_trust_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or what it ignores would be sent."""
+    git(tmp_path, "init", "-q")
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    with pytest.raises(ValueError, match=f"git config --global --add safe.directory {tmp_path}"):
+        find_package(tmp_path)
+    (tmp_path / "inner").mkdir()
+    with pytest.raises(ValueError, match=f"git config --global --add safe.directory {tmp_path}$"):
+        find_package(tmp_path / "inner")
+
+
 def test_keys_in_files_of_any_name_and_links_out_of_the_folder_stay(tmp_path: Path) -> None:
     begin = b"-----BEGIN %s PRIVATE KEY-----"  # so that this file is sent
     key = begin % b"RSA" + b"\nMIIEowIBAAKCAQEAx0\n-----END RSA PRIVATE KEY-----\n"
@@ -109,12 +120,22 @@ def test_keys_in_files_of_any_name_and_links_out_of_the_folder_stay(tmp_path: Pa
     put(tmp_path, "outside.txt")
     (root / "link.txt").symlink_to(tmp_path / "outside.txt")
     (root / "inner.txt").symlink_to(root / "about-keys.py")
+    put(root, ".env", b"PASSWORD=1234")
+    (root / "settings").symlink_to(".env")
     put(root, "weird/pyvenv.cfg")
     put(root, "weird/lib/x.py")
+    put(root, ".clippy-job/environment.json")  # of a job that this folder was sent with
     package = find_package(root)
     assert set(package.sizes) == {"about-keys.py", "inner.txt"}
-    assert package.withheld == ("link.txt", "notes.txt", "robot.json")
-    assert "look like secrets or lead out of this folder: link.txt, notes.txt, robot.json" in package.as_text()
+    assert package.withheld == (
+        ".clippy-job/environment.json",
+        ".env",
+        "link.txt",
+        "notes.txt",
+        "robot.json",
+        "settings",
+    )
+    assert "look like secrets or lead out of this folder: .clippy-job/environment.json, .env," in package.as_text()
 
 
 def test_patterns_leave_out_and_take_in(tmp_path: Path) -> None:

@@ -76,6 +76,26 @@ def test_a_secret_is_refused_and_shown_nowhere(
             "'/models/t5' is a file or folder of one machine; give a name",
         ),
         (
+            (*ON_GPUS, "data.url=/mnt/shared/../home", "cluster.volumes=[{claim: c, path: /mnt/shared}]"),
+            "'/mnt/shared/../home' is a folder of one machine",
+        ),
+        (
+            (*ON_GPUS, "cluster.secrets={A_URL: s/u}", "cluster.environment={A_URL: x}"),
+            "secrets: A_URL: has a value in environment too; leave it out of one of them",
+        ),
+        (
+            (*ON_GPUS, "tracking.uri=http://localhost:5000"),
+            "tracking.uri: 'http://localhost:5000' is a server of one machine, which a cluster's nodes do not reach",
+        ),
+        (
+            (*ON_GPUS, "data.storage_options.endpoint_url=127.0.0.1:9000"),
+            "data.storage_options.endpoint_url: 'https://127.0.0.1:9000' is a server of one machine",
+        ),
+        (
+            (*ON_GPUS, "cluster.environment={AWS_ENDPOINT_URL: 'http://localhost:9000'}"),
+            "environment.AWS_ENDPOINT_URL: 'http://localhost:9000' is a server of one machine",
+        ),
+        (
             (*ON_GPUS, "cluster.training.gpus=4"),
             "training.gpus (from the command line): no such field; did you mean 'gpu'",
         ),
@@ -108,6 +128,36 @@ def test_a_mistake_is_one_sentence(
     assert sentence in refused.stderr
     assert "Traceback" not in refused.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_the_commands_can_be_typed_as_they_stand(clippy_command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "my cluster.yaml"
+    assert clippy_command("cluster", "render", "kuberay", *ON_GPUS, "--out", str(file)).returncode == 0
+    assert f"# kubectl apply -f '{file}'\n" in file.read_text()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("tracking.uri=null", "cluster.secrets={MLFLOW_TRACKING_URI: mlflow/uri}"),
+        ("tracking.uri=sqlite:////mnt/runs/mlflow.db", "cluster.volumes=[{claim: c, path: /mnt/runs}]"),
+        ("storage.url=file:///mnt/runs/all", "cluster.volumes=[{claim: c, path: /mnt/runs}]"),
+        ("data.storage_options.endpoint_url=minio.example:9000",),
+        ("cluster.environment={AWS_ENDPOINT_URL: 'minio.example:9000'}",),
+    ],
+)
+def test_places_that_all_nodes_reach_are_taken(clippy_command: Command, options: tuple[str, ...]) -> None:
+    made = clippy_command("cluster", "render", "kuberay", *ON_GPUS, *options)
+    assert made.returncode == 0, made.stderr
+
+
+def test_a_folder_that_is_called_like_a_learned_tokenizer_means_nothing(
+    clippy_command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "vocabulary").mkdir()
+    monkeypatch.chdir(tmp_path)
+    made = clippy_command("cluster", "render", "kuberay", *ON_CPUS)
+    assert made.returncode == 0, made.stderr
 
 
 def test_a_spec_is_a_file_and_the_command_line_goes_over_it(clippy_command: Command, tmp_path: Path) -> None:

@@ -163,7 +163,9 @@ def test_rays_autoscaler_reads_the_same_nodes_from_it(clippy_command: Command, o
 
 def test_a_queued_job_waits_and_does_not_scale(clippy_command: Command) -> None:
     for more in (), ("--standing",):
-        found = render(clippy_command, "kuberay", *QUEUED, *more)[1][-1]
+        text, documents = render(clippy_command, "kuberay", *QUEUED, *more)
+        found = documents[-1]
+        assert "# It waits, suspended, in Kueue's queue team.\n" in text
         assert found["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
         assert found["metadata"]["namespace"] == "training"
         assert found["spec"]["suspend"] is True

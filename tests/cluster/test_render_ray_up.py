@@ -64,6 +64,10 @@ def test_machines_are_those_of_the_cloud(clippy_command: Command) -> None:
         (("gcp", "cluster.cloud.project=ours"), "cloud.machine_image: Google Cloud needs one"),
         (("gcp", *GCP, "cluster.training.gpu=A10G"), "training.gpu: no machine with A10G is known on gcp"),
         (("aws", "cluster.training.gpu=RTX3090"), "no machine with RTX3090 is known on aws"),
+        (
+            ("aws", "cluster.training.gpus_per_node=16"),
+            "training.gpus_per_node: p5.48xlarge has 8, not 16; leave it out",
+        ),
         (("aws", "cluster.autoscaler.enabled=false"), "autoscaler.enabled: ray up starts workers by its autoscaler"),
     ],
 )

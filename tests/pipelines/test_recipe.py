@@ -181,3 +181,23 @@ def test_sources_are_the_datasets_with_the_options_of_the_whole() -> None:
     assert recipe.data.urls == "2 x a + b"
     anchored = recipe.absolute().data.sources
     assert all(Path(source.url).is_absolute() for source in anchored)
+
+
+def test_places_are_those_that_a_training_uses_and_absolute_ones_are_the_same(tmp_path: Path) -> None:
+    sources = "data.sources=[{url: a, manifest: m.parquet}, {url: s3://b/c, storage_options: {endpoint_url: 'h:1'}}]"
+    fields = ["data.url=null", sources, "eval.every=null", "tracking.uri=sqlite:///t.db", f"storage.url={tmp_path}"]
+    recipe = load_recipe("shapes", fields)
+    assert recipe.places() == {
+        "storage.url": str(tmp_path),
+        "data.sources.0.url": "a",
+        "data.sources.0.manifest": "m.parquet",
+        "data.sources.1.url": "s3://b/c",
+        "data.sources.1.storage_options.endpoint_url": "https://h:1",
+        "tracking.uri": "sqlite:///t.db",
+    }
+    absolute, here = recipe.absolute(), Path.cwd()
+    assert [source.url for source in absolute.data.sources] == [f"{here}/a", "s3://b/c"]
+    assert absolute.data.sources[0].manifest == f"{here}/m.parquet"
+    assert absolute.data.sources[1] == recipe.data.sources[1]
+    assert (absolute.tracking.uri, absolute.eval.url) == (f"sqlite:///{here}/t.db", f"{here}/data/shapes")
+    assert absolute.absolute() == absolute
