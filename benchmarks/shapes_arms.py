@@ -20,7 +20,7 @@ import torch
 from shapes_cost import measure_steps
 from shapes_data import DataFolder, TrainingSet, contents, read_training_images
 from shapes_numbers import benchmark_numbers, measure
-from shapes_starts import FACTS_FILE, STARTS, make_start
+from shapes_starts import FACTS_FILE, STARTS, WEIGHTS_FILE, make_start
 
 from clippy.architecture import ImagePooling
 from pipelines.checkpoints import checkpoint_name
@@ -169,8 +169,10 @@ class Study:
     def run(self, name: str, seed: int, console: Console) -> None:
         """Train, measure, and leave the numbers. Raises Interrupted if somebody asks to stop meanwhile."""
         arm = ARMS[name]
-        if arm.start != "random" or arm.budget == "start":
-            self.make_start(arm.start if arm.start != "random" else "dino", seed, console)
+        if arm.start != "random":
+            self.make_start(arm.start, seed, console)
+        elif arm.budget == "start" and not self.start_known("dino", seed):
+            self.make_start("dino", seed, console)
         recipe = self.recipe(name, seed)
         began_here, started = not Path(recipe.run_url).exists(), time.process_time()
         with _signals_kept():
@@ -189,10 +191,10 @@ class Study:
         _write(self.numbers_file(name, seed), {**facts, "numbers": numbers, "trivial": trivial})
 
     def make_start(self, start: str, seed: int, console: Console) -> dict[str, Any]:
-        """Facts about a starting point, which is trained now if it is not there."""
+        """Facts about a starting point, which is trained now if its weights are not there."""
         folder = self.start_folder(start, seed)
         shards = self.data.training(USUAL)
-        if (folder / FACTS_FILE).exists():
+        if (folder / WEIGHTS_FILE).exists() and self.start_known(start, seed):
             return json.loads((folder / FACTS_FILE).read_text())
 
         def report(step: int, steps: int, loss: float) -> None:
@@ -210,6 +212,10 @@ class Study:
             batch_size=self.settings.batch_size if start == "supervised" else DINO_BATCH,
             report=report,
         )
+
+    def start_known(self, start: str, seed: int) -> bool:
+        """Whether the facts about a starting point are there, which outlive its weights."""
+        return (self.start_folder(start, seed) / FACTS_FILE).exists()
 
     def start_folder(self, start: str, seed: int) -> Path:
         """Where a starting point lies."""
@@ -275,7 +281,7 @@ class Study:
             steps *= 2
         if arm.budget == "start":
             steps += DINO_STEP * self.settings.dino_steps
-        if arm.start != "random" and not (self.start_folder(arm.start, seed) / FACTS_FILE).exists():
+        if arm.start != "random" and not self.start_known(arm.start, seed):
             steps += self.settings.start_steps(arm.start) * (1.0 if arm.start == "supervised" else DINO_STEP)
         return steps
 

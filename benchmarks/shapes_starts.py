@@ -66,12 +66,9 @@ def make_start(
 ) -> dict[str, Any]:
     """Train a tower from the random weights of ``seed``; leave its trunk in ``folder`` and return the facts about it.
 
-    images: uint8 (B, 3, H, W); labels: (B, C), which ``supervised`` alone looks at. A start that lies in the folder is
-    left as it is. The facts are ``steps``, ``first_loss``, ``last_loss`` (means of a tenth of the steps), and
-    ``seconds`` and ``processor_seconds``.
+    images: uint8 (B, 3, H, W); labels: (B, C), which ``supervised`` alone looks at. The facts are ``steps``,
+    ``first_loss``, ``last_loss`` (means of a tenth of the steps), and ``seconds`` and ``processor_seconds``.
     """
-    if (folder / FACTS_FILE).exists():
-        return json.loads((folder / FACTS_FILE).read_text())
     torch.manual_seed(seed)
     tower = ImageTower(config)
     if name == "dino-scrambled":

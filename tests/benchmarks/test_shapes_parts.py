@@ -28,7 +28,7 @@ from shapes_data import (
     without_grounds,
 )
 from shapes_numbers import benchmark_numbers, fit_probe, read_out, segmented
-from shapes_starts import Distillation, ProjectionHead, augment, distillation_loss, make_start, scramble
+from shapes_starts import WEIGHTS_FILE, Distillation, ProjectionHead, augment, distillation_loss, make_start, scramble
 
 from clippy import inference
 from clippy.architecture import ImageConfig, ModelConfig, TextConfig
@@ -164,10 +164,10 @@ def test_a_start_is_a_folder_of_weights_for_the_tower(name: str, tmp_path: Path)
             name, tmp_path / "start", IMAGE, images, torch.ones(8, 17), seed=0, steps=2, batch_size=4, report=report
         )
 
-    facts = make()
-    assert heard == [1, 2]
-    assert facts == make()  # there already
-    assert heard == [1, 2]
+    facts, weights = make(), (tmp_path / "start" / WEIGHTS_FILE).read_bytes()
+    assert (facts["steps"], heard) == (2, [1, 2])
+    make()
+    assert (tmp_path / "start" / WEIGHTS_FILE).read_bytes() == weights
     torch.manual_seed(0)
     random, started = (ImageTower(IMAGE.model_copy(update={"pretrained": p})) for p in (False, str(tmp_path / "start")))
     assert not torch.equal(random.trunk.blocks[0].attn.qkv.weight, started.trunk.blocks[0].attn.qkv.weight)
