@@ -33,20 +33,11 @@ _SECRETS = (
     *(".env", ".env.*", "*.env", ".envrc", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.ppk"),
     *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "*.kdbx", "*.ovpn", "*.gpg", "*.asc", "*.tfstate*", "*.tfvars"),
     *(".netrc", "_netrc", ".pgpass", ".pypirc", ".npmrc", ".git-credentials", ".htpasswd", ".dockercfg", ".boto"),
-    *(
-        ".databrickscfg",
-        ".s3cfg",
-        "rclone.conf",
-        "kubeconfig",
-        "*.kubeconfig",
-        "credentials",
-        "credentials.*",
-        "*credentials*.json",
-    ),
+    *(".databrickscfg", ".s3cfg", "rclone.conf", "kubeconfig", "*.kubeconfig", "credentials", "credentials.*"),
     *(".credentials*", "client_secret*", "service-account*", "service_account*", "secret", "secret.*", "secrets"),
     *("secrets.*", "*.secret", "*.secrets", "*-secret.y*ml", "*-secrets.y*ml", "*_secret.y*ml", "*_secrets.y*ml"),
     *("token", "*.token", "auth_token*", "*_token", "*-token", "hf_token*", "passwords.*", "*.passwd"),
-    *(".aws", ".ssh", ".gnupg", ".azure", ".gcloud", ".kube", ".docker", ".clippy-job"),
+    *(".aws", ".ssh", ".gnupg", ".azure", ".gcloud", ".kube", ".docker", ".clippy-job", "*credentials*.json"),
 )
 _NO_SECRETS = ("*.example", "*.sample", "*.template", "*.pub", "*.py", "*.pyi", "*.md")
 """Of code such as credentials.py, what it holds tells, not how it is called."""
