@@ -6,7 +6,8 @@ evaluate  decoding pictures and masks, the forward pass, naming and grouping pix
 forward   the forward pass alone, on the batches that the evaluation made of the same pictures
 
 Both are timed in turn, the median of all rounds is told, and the share is forward / evaluate: 1 would be an evaluation
-that costs nothing beside the model. Peak memory is of a fresh process each: with a quarter of the pictures, and with
+that costs nothing beside the model. Without a GPU both have one core, threads that read included, as each worker of
+``clippy evaluate`` has. Peak memory is of a fresh process each: with a quarter of the pictures, and with
 another number of classes. Weights are random; what is measured does not hang on them. It needs neither Ray nor MLflow.
 
     voc         640 x 480 pixels,   21 classes, the model sees a short side of 224
@@ -20,6 +21,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import statistics
 import sys
 import time
@@ -111,6 +113,10 @@ def main() -> None:
 
 def time_case(name: str, tower: str, pictures: int, rounds: int) -> dict[str, float]:
     """Pictures a second of both, medians, and their ratio."""
+    if _device().type == "cpu":
+        if hasattr(os, "sched_setaffinity"):  # Linux
+            os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+        torch.set_num_threads(1)
     measurer, task = prepare(name, tower, pictures)
     reader: Reader = measurer._reader
     batches = [features.images_B3HW for features in _batches(measurer, pictures)]

@@ -11,7 +11,7 @@ W in pixels, h and w in patches; I and J knots: a block's own edges, and the pat
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -34,12 +34,11 @@ def label_pixels(patches_hwD: Tensor, classes_CD: Tensor, size: tuple[int, int])
     class where those are more.
     """
     classes_CD = classes_CD.to(patches_hwD.device)
-    if len(classes_CD) * size[0] * size[1] <= inference.MAX_SCORES:
-        scores_CHW = upsample(torch.einsum("hwd,cd->chw", patches_hwD, classes_CD), size)
-        return scores_CHW.max(dim=0).indices.int()  # argmax takes seven times as long on a CPU
+    if len(classes_CD) * size[0] * size[1] <= min(inference.MAX_SCORES, _BLOCK_SCORES):
+        return _best(upsample(_products(patches_hwD, classes_CD), size))[1].int()
     labels_HW = torch.empty(size, dtype=torch.int32, device=patches_hwD.device)
-    for rows, columns, ids_K, scores_RSK in _blocks(patches_hwD, classes_CD, size, ranks=1):
-        labels_HW[rows, columns] = ids_K[scores_RSK.argmax(dim=-1)]
+    for rows, columns, ids_K, scores_KRS in _blocks(patches_hwD, classes_CD, size, ranks=1):
+        labels_HW[rows, columns] = ids_K[_best(scores_KRS)[1]]
     return labels_HW
 
 
@@ -47,14 +46,15 @@ def label_pixels(patches_hwD: Tensor, classes_CD: Tensor, size: tuple[int, int])
 def two_best(patches_hwD: Tensor, classes_CD: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """The classes of the two highest scores of each pixel, (2, H, W) int32, and by how much the first leads, (H, W).
 
-    Arguments and memory as `label_pixels`, of two classes or more. Of equal scores either may come first.
+    Arguments, memory and equal scores as `label_pixels`, of two classes or more.
     """
     labels_2HW = torch.empty((2, *size), dtype=torch.int32, device=patches_hwD.device)
     lead_HW = torch.empty(size, device=patches_hwD.device)
-    for rows, columns, ids_K, scores_RSK in _blocks(patches_hwD, classes_CD.to(patches_hwD.device), size, ranks=2):
-        best_RS2, places_RS2 = scores_RSK.topk(2, dim=-1)
-        labels_2HW[:, rows, columns] = ids_K[places_RS2].permute(2, 0, 1)
-        lead_HW[rows, columns] = best_RS2[..., 0] - best_RS2[..., 1]
+    for rows, columns, ids_K, scores_KRS in _blocks(patches_hwD, classes_CD.to(patches_hwD.device), size, ranks=2):
+        highest_RS, first_RS = _best(scores_KRS)
+        second_highest_RS, second_RS = _best(scores_KRS.scatter_(0, first_RS[None], -torch.inf))
+        labels_2HW[:, rows, columns] = ids_K[torch.stack([first_RS, second_RS])]
+        lead_HW[rows, columns] = highest_RS - second_highest_RS
     return labels_2HW, lead_HW
 
 
@@ -68,7 +68,7 @@ def best_and_total(
     """
     best_HW, total_HW = torch.full((2, *size), -torch.inf, device=patches_hwD.device)
     for part_CD in classes_CD.to(patches_hwD.device).split(max(1, inference.MAX_SCORES // (size[0] * size[1]))):
-        scores_CHW = upsample(scale * torch.einsum("hwd,cd->chw", patches_hwD, part_CD), size)
+        scores_CHW = upsample(scale * _products(patches_hwD, part_CD), size)
         best_HW = torch.maximum(best_HW, scores_CHW.amax(dim=0))
         total_HW = torch.logaddexp(total_HW, scores_CHW.logsumexp(dim=0))
     return best_HW, total_HW
@@ -144,7 +144,7 @@ class _Side:
 def _blocks(
     patches_hwD: Tensor, classes_CD: Tensor, size: tuple[int, int], ranks: int
 ) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
-    """The picture in blocks: rows, columns, the classes that may be among the best there, and their scores (R, S, K).
+    """The picture in blocks: rows, columns, the classes that may be among the best there, and their scores (K, R, S).
 
     ``ranks`` is how many of the best are wanted.
     """
@@ -154,45 +154,63 @@ def _blocks(
 
     def of_patches(down: _Side, along: _Side, patches_hwD: Tensor) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
         if len(down) == len(along) == 1 or down.num_knots * along.num_knots * len(classes_CD) <= limit:
-            yield from of_scores(down, along, all_C, patches_hwD @ classes_CD.T)
+            yield from of_scores(down, along, all_C, _products(patches_hwD, classes_CD))
         else:
-            for half in _halves(down, along, patches_hwD):
-                yield from of_patches(*half)
+            for half_down, half_along, patches in _halves(down, along):
+                yield from of_patches(half_down, half_along, patches_hwD[patches])
 
     def of_scores(
-        down: _Side, along: _Side, ids_K: Tensor, scores_hwK: Tensor
+        down: _Side, along: _Side, ids_K: Tensor, scores_Khw: Tensor
     ) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
-        hopeful_K = _hopeful(_interpolate(down.knots(), along.knots(), scores_hwK), ranks)
-        ids_K, scores_hwK = ids_K[hopeful_K], scores_hwK[..., hopeful_K]
-        held = max(len(down), len(scores_hwK)) * len(along) * len(ids_K)
+        hopeful_K = _hopeful(_interpolate(down.knots(), along.knots(), scores_Khw), ranks)
+        ids_K, scores_Khw = ids_K[hopeful_K], scores_Khw[hopeful_K]
+        held = max(len(down), scores_Khw.shape[1]) * len(along) * len(ids_K)
         if len(down) == len(along) == 1 or held <= limit:
-            yield down.pixels, along.pixels, ids_K, _interpolate(down.weights, along.weights, scores_hwK)
+            yield down.pixels, along.pixels, ids_K, _interpolate(down.weights, along.weights, scores_Khw)
         else:
-            for half_down, half_along, half_hwK in _halves(down, along, scores_hwK):
-                yield from of_scores(half_down, half_along, ids_K, half_hwK)
+            for half_down, half_along, (rows, columns) in _halves(down, along):
+                yield from of_scores(half_down, half_along, ids_K, scores_Khw[:, rows, columns])
 
     yield from of_patches(down, along, patches_hwD)
 
 
-def _halves(down: _Side, along: _Side, values_hwX: Tensor) -> Iterator[tuple[_Side, _Side, Tensor]]:
+def _halves(down: _Side, along: _Side) -> Iterator[tuple[_Side, _Side, tuple[slice, slice]]]:
     """A block cut across its longer side, each part with the patches that it hangs on."""
+    whole = slice(None)
     if len(down) > len(along):
-        yield from ((half, along, values_hwX[patches]) for half, patches in down.halves())
+        yield from ((half, along, (patches, whole)) for half, patches in down.halves())
     else:
-        yield from ((down, half, values_hwX[:, patches]) for half, patches in along.halves())
+        yield from ((down, half, (whole, patches)) for half, patches in along.halves())
 
 
-def _interpolate(down_Rh: Tensor, along_Sw: Tensor, values_hwX: Tensor) -> Tensor:
-    """(R, S, X), by products of matrices: einsum takes eight times as long."""
-    along_hSX = along_Sw @ values_hwX
-    return (down_Rh @ along_hSX.flatten(1)).unflatten(1, along_hSX.shape[1:])
+def _products(patches_hwD: Tensor, classes_CD: Tensor) -> Tensor:
+    """(C, h, w) scores."""
+    return (classes_CD @ patches_hwD.flatten(0, 1).T).unflatten(1, patches_hwD.shape[:2])
 
 
-def _hopeful(scores_IJK: Tensor, ranks: int) -> Tensor:
+def _interpolate(down_Rh: Tensor, along_Sw: Tensor, values_Khw: Tensor) -> Tensor:
+    """(K, R, S), by products of matrices: einsum takes eight times as long, and F.interpolate six times."""
+    return down_Rh @ (values_Khw @ along_Sw.T)
+
+
+def _best(scores_KRS: Tensor) -> tuple[Tensor, Tensor]:
+    """The highest score of each place and the lowest number that has it, (R, S) float32 and int64; the last of NaNs.
+
+    As ``max`` over the first dimension, but that and ``argmax`` take three times as long and more on a CPU.
+    """
+    highest_RS, last = scores_KRS.amax(dim=0), len(scores_KRS) - 1
+    has_it_KRS = torch.eq(scores_KRS, highest_RS, out=torch.empty_like(scores_KRS))  # as bool it takes five times
+    after_K11 = torch.arange(last, -1, -1, dtype=scores_KRS.dtype, device=scores_KRS.device)[:, None, None]
+    return highest_RS, last - has_it_KRS.mul_(after_K11).amax(dim=0).long()
+
+
+def _hopeful(scores_KIJ: Tensor, ranks: int) -> Tensor:
     """(K,) bool: whether a class may be among the best so many somewhere in the cells between these knots."""
-    highest, lowest = (
-        reduce(reduce(scores_IJK[:-1], scores_IJK[1:])[:, :-1], reduce(scores_IJK[:-1], scores_IJK[1:])[:, 1:])
-        for reduce in (torch.maximum, torch.minimum)
-    )
-    sure_IJ1 = lowest.topk(ranks, dim=-1).values[..., -1:]  # what so many classes have everywhere in the cell
-    return (highest >= sure_IJ1).flatten(0, 1).any(dim=0)
+
+    def of_cells(reduce: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        above_and_below = reduce(scores_KIJ[:, :-1], scores_KIJ[:, 1:])
+        return reduce(above_and_below[..., :-1], above_and_below[..., 1:])
+
+    highest, lowest = of_cells(torch.maximum), of_cells(torch.minimum)
+    sure_IJ = lowest.topk(ranks, dim=0).values[-1]  # what so many classes have everywhere in the cell
+    return ~(highest < sure_IJ).flatten(1).all(dim=1)  # that way round, NaNs are kept

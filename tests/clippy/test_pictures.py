@@ -141,6 +141,19 @@ def test_label_pixels_gives_ties_to_the_lower_class() -> None:
     assert torch.equal(ids_HW.long(), scores_CHW.argmax(dim=0))
 
 
+@pytest.mark.parametrize("max_scores", [10, 10_000])
+def test_patches_that_are_no_numbers_spoil_their_own_pixels_alone(
+    max_scores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference, "MAX_SCORES", max_scores)
+    patches_hwD, classes_CD = torch.eye(4).unflatten(0, (2, 2)), torch.eye(4)
+    patches_hwD[0, 0] = torch.nan
+    ids_HW = label_pixels(patches_hwD, classes_CD, (8, 8))
+    assert ids_HW[-1, 0] == 2
+    assert ids_HW[-1, -1] == 3
+    assert ((ids_HW >= 0) & (ids_HW < 4)).all()
+
+
 def test_never_more_scores_are_held_than_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
     class Largest(TorchDispatchMode):
         numel = 0
