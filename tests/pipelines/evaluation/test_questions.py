@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from clippy.vocabulary import ClassList
+from clippy.vocabulary import ClassList, class_list
 from pipelines.evaluation.dataset import VOID, Example
 from pipelines.evaluation.protocol import PROTOCOLS, Protocol
 from pipelines.evaluation.question import Findings, Part, Question
@@ -168,6 +168,17 @@ def test_classification_by_hand() -> None:
     assert found.first["chance"]["top-1"] == pytest.approx(1 / 3)
     assert found.per_class["dog"] == {"accuracy": pytest.approx(1 / 3), "count": 3}
     assert found.confusion == [[0, 0, 1], [0, 1, 1], [0, 2, 1], [1, 1, 1]]
+
+
+def test_classes_of_one_name_are_told_apart() -> None:
+    imagenet = class_list("imagenet")
+    question = Classification(replace(imagenet, hypernyms=()), ("{}",))
+    found = question.sum_up([{"truth": 999, "nearest": [0]}, {"truth": 836, "nearest": [836]}])
+    names = list(found.per_class)
+    assert len(names) == 1000
+    assert (names[0], names[999]) == ("tench", "toilet paper")  # numbers of the confusion follow this order
+    assert found.per_class["sunglasses (n04355933)"] == {"accuracy": 1, "count": 1}
+    assert found.per_class["sunglasses (n04356056)"]["count"] == 0
 
 
 def test_groups_by_hand() -> None:
