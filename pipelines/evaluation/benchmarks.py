@@ -56,6 +56,8 @@ def open_parts(
         questions += _about_pixels(pixels, protocol)
     if has_masks or (first is not None and first.segments is not None):
         questions.append(Grouping(protocol, ground=classes.background))
+    if not questions:
+        raise DataError(f"{root.url}: its first picture has neither label, mask nor segments; order or mend the rows")
     cropped = asked.kind in ("classification", "groups") or [question.table for question in questions] == [
         "classification"
     ]

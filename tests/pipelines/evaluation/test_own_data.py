@@ -15,11 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.columns import DataError
+from pipelines.evaluation.benchmarks import open_parts
 from pipelines.evaluation.dataset import VOID
 from pipelines.evaluation.datasets import row_groups
 from pipelines.evaluation.datasets.folder import FolderPictures, open_folder
 from pipelines.evaluation.datasets.own_classes import read_classes
 from pipelines.evaluation.datasets.parquet import ParquetPictures, open_parquet, open_shapes
+from pipelines.evaluation.protocol import PROTOCOLS
 from pipelines.storage import locate
 from tests.pipelines.evaluation import layouts
 from tests.pipelines.evaluation.layouts import encode, encode_grey, encode_palette, picture, write
@@ -208,6 +210,13 @@ def test_parquet_of_one_file_with_plain_bytes_keys_and_nulls(tmp_path: Path) -> 
     assert (first.key, second.key, second.mask, first.label) == ("x", "00000.parquet:1", None, None)
     assert first.mask is not None
     np.testing.assert_array_equal(first.mask, [[0, 1, V]])
+
+
+def test_parquet_whose_first_row_says_nothing_is_refused(tmp_path: Path) -> None:
+    table = [{"jpg": encode(picture(1, 3)), "label": None}, {"jpg": encode(picture(1, 3)), "label": 1}]
+    layouts.parquet(tmp_path, table, ["cat", "dog"])
+    with pytest.raises(DataError, match="its first picture has neither label, mask nor segments"):
+        open_parts("parquet", locate(str(tmp_path)), PROTOCOLS["paper"])
 
 
 def test_row_groups_are_read_once_when_threads_walk_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from clippy.vocabulary import ClassList, class_list
+from pipelines.columns import DataError
 from pipelines.evaluation.dataset import VOID, Example
 from pipelines.evaluation.protocol import PROTOCOLS, Protocol
 from pipelines.evaluation.question import Findings, Part, Question
@@ -121,6 +122,14 @@ def test_a_picture_that_is_all_void_counts_nowhere() -> None:
     void = pet([[VOID] * 4] * 4, [RED] * 4)
     right = pet([[1] * 4] * 4, [RED] * 4, "b")
     assert findings(Segmentation(CLASSES, ("{}",)), [void, right]).first["model"]["mIoU"] == 1
+
+
+def test_a_picture_that_alone_lacks_what_is_asked_about_is_named() -> None:
+    whole = pet([[1] * 4] * 4, [RED] * 4)
+    with pytest.raises(DataError, match=r"^b: has no mask, and other pictures have"):
+        findings(Segmentation(CLASSES, ("{}",)), [whole, replace(whole, key="b", mask=None)])
+    with pytest.raises(DataError, match=r"^c: has no label, and other pictures have"):
+        findings(Classification(CLASSES, ("{}",)), [replace(whole, label=1), replace(whole, key="c")])
 
 
 GROUPING = Protocol(name="test", groups=2, grouping="k-means")
