@@ -54,13 +54,12 @@ def open_parts(
     if has_masks:
         pixels = Segmentation(classes, templates, seen=seen, back_off=protocol.back_off)
         questions += _about_pixels(pixels, protocol)
-    if has_masks or (first is not None and first.segments is not None):
+    has_segments = has_masks or (first is not None and first.segments is not None)
+    if has_segments:
         questions.append(Grouping(protocol, ground=classes.background))
     if not questions:
         raise DataError(f"{root.url}: its first picture has neither label, mask nor segments; order or mend the rows")
-    cropped = asked.kind in ("classification", "groups") or [question.table for question in questions] == [
-        "classification"
-    ]
+    cropped = asked.kind in ("classification", "groups") or (asked.kind == "own" and not has_segments)
     return (Part(split or usual_split(name), dataset, tuple(questions), cropped),)
 
 

@@ -94,6 +94,15 @@ def test_a_folder_a_class(tmp_path: Path, inside: str) -> None:
         opened(tmp_path)
 
 
+def test_labels_alone_are_asked_of_the_centre_whatever_else_is_asked(tmp_path: Path) -> None:
+    for file in ("cat/a.jpg", "cow/b.jpg", "dog/c.jpg"):
+        write(tmp_path / file, encode(picture(1, 1)))
+    for held_out in ((), ("dog",)):
+        protocol = PROTOCOLS["paper"].model_copy(update={"held_out": held_out})
+        (part,) = open_parts("folder", locate(str(tmp_path)), protocol)
+        assert part.cropped
+
+
 def test_what_is_missing_in_a_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no evaluation data here, images/\*\.jpg is missing; expected:\n  images/a"):
         opened(tmp_path)
