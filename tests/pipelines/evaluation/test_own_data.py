@@ -86,6 +86,8 @@ def test_a_folder_a_class(tmp_path: Path, inside: str) -> None:
         ("dog/b.jpg", 1),
     ]
     assert dataset.classes.names == ("cat", "dog")
+    write(tmp_path / inside / ".ipynb_checkpoints" / "a-checkpoint.jpg", encode(picture(1, 1)))
+    assert opened(tmp_path).classes.names == ("cat", "dog")
     write(tmp_path / "classes.txt", "bird\ndog\n\ncat\n")
     dataset = opened(tmp_path)
     assert [dataset.read(i).label for i in range(3)] == [2, 1, 1]
