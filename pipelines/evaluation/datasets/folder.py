@@ -69,6 +69,9 @@ def open_folder(root: Location, split: str) -> FolderPictures:
         raise FOLDER.missing(root, "images/*.jpg")
     files = list_pictures(folder)
     if files and all("/" in file for file in files):
+        if has_masks or has_labels:
+            beside = "masks" if has_masks else "labels.csv"
+            raise DataError(f"{folder.url}/{files[0]}: lies in a subfolder; with {beside} all pictures lie in images/")
         return _by_subfolder(folder, files, own)
     files = [file for file in files if "/" not in file]
     if not files or folder is root:

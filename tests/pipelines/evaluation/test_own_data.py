@@ -96,6 +96,14 @@ def test_a_folder_a_class(tmp_path: Path, inside: str) -> None:
         opened(tmp_path)
 
 
+@pytest.mark.parametrize("beside", ["masks/cat/a.png", "labels.csv"])
+def test_subfolders_are_no_classes_where_masks_or_labels_say_more(tmp_path: Path, beside: str) -> None:
+    write(tmp_path / "images" / "cat" / "a.jpg", encode(picture(1, 1)))
+    write(tmp_path / beside, encode_grey(np.zeros((1, 1))))
+    with pytest.raises(DataError, match=r"images/cat/a\.jpg: lies in a subfolder; with .* lie in images/"):
+        opened(tmp_path)
+
+
 def test_labels_alone_are_asked_of_the_centre_whatever_else_is_asked(tmp_path: Path) -> None:
     for file in ("cat/a.jpg", "cow/b.jpg", "dog/c.jpg"):
         write(tmp_path / file, encode(picture(1, 1)))
