@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -144,6 +146,33 @@ def test_coco_panoptic_names_what_does_not_fit(tmp_path: Path) -> None:
     layouts.coco_panoptic(tmp_path, {"a": (picture(1, 1), numbers([3]), [(3, 12, 0)])})
     with pytest.raises(DataError, match=r"panoptic_val2017\.json: has the category 12, none of COCO's 133"):
         opened("coco-panoptic", tmp_path).read(0)
+
+
+@pytest.mark.parametrize(
+    ("segment", "message"),
+    [
+        ({"id": 3, "category_id": 1}, r"the segments of a\.jpg are not as COCO's are \(KeyError: 'iscrowd'\)"),
+        ({"id": 3, "category_id": "1", "iscrowd": 0}, r"has the category '1', none of COCO's 133"),
+        (None, r"the segments of a\.jpg are not as COCO's are \(TypeError"),
+    ],
+)
+def test_coco_panoptic_names_segments_of_another_form(tmp_path: Path, segment: Any, message: str) -> None:
+    layouts.coco_panoptic(tmp_path, {"a": (picture(1, 1), numbers([3]), [(3, 1, 0)])})
+    file = tmp_path / "annotations" / "panoptic_val2017.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0]["segments_info"] = [segment]
+    file.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=rf"panoptic_val2017\.json: {message}"):
+        opened("coco-panoptic", tmp_path).read(0)
+
+
+def test_coco_ids_of_segments_may_be_texts_and_those_of_pictures_must_agree(tmp_path: Path) -> None:
+    layouts.coco_panoptic(tmp_path, {"a": (picture(1, 1), numbers([3]), [("3", 1, 0)])})  # type: ignore[list-item]
+    same(opened("coco-panoptic", tmp_path).read(0).mask, [0])
+    file = tmp_path / "annotations" / "panoptic_val2017.json"
+    file.write_text(file.read_text().replace('"image_id": 7', '"image_id": "7"'))
+    with pytest.raises(DataError, match=r"no image_id, such as '7', is the id of a picture, such as 7"):
+        opened("coco-panoptic", tmp_path)
 
 
 def test_coco_instances(tmp_path: Path) -> None:
