@@ -56,7 +56,7 @@ def evaluate(request: Request, console: Console | None = None) -> Result:
     subject = find_subject(request.checkpoint, request.decoder)
     config, benchmark, url, protocol, parts = _open(request, subject)
     method = "decoder" if subject.decoder else request.method
-    folder = subject.output_folder(request.out, benchmark, protocol, method)
+    folder = subject.output_folder(request.out, benchmark, protocol, method, url, request.split)
     scaling = subject.recipe.scaling if subject.recipe else ScalingConfig()
     scaling = scaling.model_copy(update={"ray_address": request.ray_address or scaling.ray_address, "use_gpu": False})
     pictures = sum(len(part.dataset) for part in parts)
