@@ -132,6 +132,13 @@ def test_a_picture_that_alone_lacks_what_is_asked_about_is_named() -> None:
         findings(Classification(CLASSES, ("{}",)), [replace(whole, label=1), replace(whole, key="c")])
 
 
+def test_a_picture_smaller_than_its_grid_of_patches_is_measured() -> None:
+    tiny = Example("tiny", painted([[RED, GREEN, GREEN]]), mask=np.array([[1, 2, 2]], dtype=np.int32))
+    found = findings(Segmentation(CLASSES, ("{}",)), [tiny])  # seen as 4 x 12 patches
+    assert found.first["model"]["mIoU"] == found.first["patch-majority oracle"]["mIoU"] == 1
+    assert findings(Grouping(GROUPING), [tiny], GROUPING).first["model"]["Jaccard"] == 1
+
+
 GROUPING = Protocol(name="test", groups=2, grouping="k-means")
 
 
