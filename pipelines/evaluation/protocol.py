@@ -39,7 +39,8 @@ class Protocol(Section):
     relative_threshold: bool = False
     """Lower the threshold to the highest probability in the picture (GroupViT), so that something is found in each."""
     top_classes: int | None = Field(None, gt=0)
-    """Only so many classes, those nearest to the whole picture, can be found in it (GroupViT: 5)."""
+    """Only so many classes, those nearest to the whole picture, can be found in it (GroupViT: 5). What the threshold is
+    for is then the probability among these times that among all."""
     grouping: Literal["components", "k-means", "attention"] = "components"
     """Groups without words: principal components of the patches, their means, or the heads' attention (DINO)."""
     groups: int = Field(8, gt=0)

@@ -109,6 +109,10 @@ def test_only_the_classes_nearest_to_the_whole_picture_can_be_found() -> None:
     mostly_dog = pet([[1] * 4, [1] * 4, [1] * 4, [2] * 4], [RED, RED, RED, GREEN])
     found = findings(Segmentation(CLASSES, ("{}",)), [mostly_dog], protocol)
     assert found.confusion == [[1, 1, 12], [2, 1, 4]]
+    # Where another class is more probable, what is found is not probable among all, as in GroupViT's own code.
+    threshold = protocol.model_copy(update={"background": "threshold", "background_threshold": 0.9})
+    found = findings(Segmentation(CLASSES, ("{}",)), [mostly_dog], threshold)
+    assert found.confusion == [[1, 1, 12], [2, 0, 4]]
 
 
 def test_things_and_stuff_apart() -> None:
