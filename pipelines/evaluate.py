@@ -106,31 +106,36 @@ def evaluate_suite(
     if request.data is None:
         raise ValueError("--data: a suite needs the folder below which its benchmarks lie")
     missing: dict[str, str] = {}
-    requests = {name: _in_suite(request, request.data, name) for name in benchmarks}
-    for benchmark, own in requests.items():
-        try:
-            _open(own, subject)
-        except DataError as error:
-            missing[benchmark] = str(error)
+    requests: dict[str, Request] = {}
+    for benchmark in benchmarks:
+        errors = []
+        for own in _in_suite(request, request.data, benchmark):
+            try:
+                _open(own, subject)
+            except DataError as error:
+                errors.append(str(error))
+            else:
+                requests[benchmark] = own
+                break
+        else:
+            missing[benchmark] = errors[0]
     if missing and not skip_missing:
         raise ValueError("\n\n".join([*missing.values(), "add what is missing, or leave it out with --skip-missing"]))
     for benchmark in missing:
         console.line(f"{benchmark} is left out: it is not in {request.data}")
     if len(missing) == len(benchmarks):
         raise ValueError(f"{request.data}: none of {', '.join(benchmarks)} is here")
-    return [evaluate(own, console) for benchmark, own in requests.items() if benchmark not in missing]
+    return [evaluate(own, console) for own in requests.values()]
 
 
-def _in_suite(request: Request, data: str, benchmark: str) -> Request:
-    """One benchmark's part: in a folder of its own or its family's name, such as ``coco``, or in the root itself."""
+def _in_suite(request: Request, data: str, benchmark: str) -> list[Request]:
+    """One benchmark's part, wherever it may lie: in a folder of its own or its family's name, such as ``coco``, where
+    there is one, or in the root itself."""
     family = benchmark.partition("-")[0].rstrip("0123456789")
-    names = [name for name in (benchmark, family) if (locate(data) / name).exists()]
-    return replace(
-        request,
-        benchmark=benchmark,
-        data=f"{data.rstrip('/')}/{names[0]}" if names else data,
-        out=None if request.out is None else f"{request.out.rstrip('/')}/{benchmark}",
-    )
+    names = [name for name in dict.fromkeys((benchmark, family)) if (locate(data) / name).exists()]
+    out = None if request.out is None else f"{request.out.rstrip('/')}/{benchmark}"
+    places = [*(f"{data.rstrip('/')}/{name}" for name in names), data]
+    return [replace(request, benchmark=benchmark, data=place, out=out) for place in places]
 
 
 def measure_here(checkpoint: Location, config: EvalConfig) -> dict[str, float]:

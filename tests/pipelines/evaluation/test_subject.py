@@ -1,16 +1,20 @@
-"""Where the numbers of an evaluation go unless that is told."""
+"""Where the benchmarks of a suite are found, and where the numbers of an evaluation go unless that is told."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from pipelines import evaluate
+from pipelines.evaluate import Request
 from pipelines.evaluation.protocol import PROTOCOLS, choose_protocol
 from pipelines.evaluation.subject import Subject
 from pipelines.run_folder import RunFolder
 from pipelines.storage import locate
 from pipelines.targets import FoundModel
+from tests.pipelines.evaluation import layouts
 
 
 def subject(folder: Path, in_run: bool = True) -> Subject:
@@ -35,3 +39,26 @@ def test_results_that_differ_in_protocol_split_or_own_pictures_lie_apart(tmp_pat
     asked = [("voc", "/a"), ("voc", "/a", "train"), ("voc", "/a", None, "tcl"), ("folder", "/a"), ("folder", "/b")]
     assert len({name(*one) for one in asked}) == len(asked)
     assert name("voc", "/a") == name("voc", "/b", "val")  # there is but one of it, wherever it lies
+
+
+def test_a_suite_finds_each_benchmark_by_its_name_its_familys_or_in_the_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layouts.imagenet(tmp_path / "imagenet", {"n01440764/a.JPEG": layouts.picture(1, 1)})
+    layouts.imagenet_v2(tmp_path, {"0/a.jpeg": layouts.picture(1, 1)})  # beside imagenet/, which is of its family
+    layouts.voc(tmp_path, {"a": (layouts.picture(1, 1), np.zeros((1, 1)))})
+    layouts.cityscapes(tmp_path / "cityscapes", {"a_0_0": (layouts.picture(1, 1), np.zeros((1, 1)))})
+    asked: list[Request] = []
+    monkeypatch.setattr(evaluate, "find_subject", lambda path, decoder: Subject(FoundModel(path, 0, None), None, None))
+    monkeypatch.setattr(evaluate, "evaluate", lambda request, console: asked.append(request))
+    names = ("imagenet", "imagenet-v2", "voc", "cityscapes27", "ade20k")
+    request = Request("model", data=str(tmp_path), out="out")
+    evaluate.evaluate_suite(request, names, skip_missing=True)
+    assert [(one.benchmark, one.data, one.out) for one in asked] == [
+        ("imagenet", f"{tmp_path}/imagenet", "out/imagenet"),
+        ("imagenet-v2", str(tmp_path), "out/imagenet-v2"),
+        ("voc", str(tmp_path), "out/voc"),
+        ("cityscapes27", f"{tmp_path}/cityscapes", "out/cityscapes27"),
+    ]
+    with pytest.raises(ValueError, match=r"no ADE20K here(.|\n)*or leave it out with --skip-missing"):
+        evaluate.evaluate_suite(request, names)
