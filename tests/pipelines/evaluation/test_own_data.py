@@ -231,6 +231,11 @@ def test_parquet_of_one_file_with_plain_bytes_keys_and_nulls(tmp_path: Path) -> 
     np.testing.assert_array_equal(first.mask, [[0, 1, V]])
 
 
+def test_a_folder_may_be_called_as_a_parquet_file_is(tmp_path: Path) -> None:
+    layouts.parquet(tmp_path / "pictures.parquet", rows(3), ["cat", "dog", "cow"], shards=2)
+    assert len(rows_of(tmp_path / "pictures.parquet")) == 3
+
+
 def test_parquet_whose_first_row_says_nothing_is_refused(tmp_path: Path) -> None:
     table = [{"jpg": encode(picture(1, 3)), "label": None}, {"jpg": encode(picture(1, 3)), "label": 1}]
     layouts.parquet(tmp_path, table, ["cat", "dog"])
