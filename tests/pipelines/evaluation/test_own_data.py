@@ -138,6 +138,7 @@ def test_what_is_missing_in_a_folder_is_named(tmp_path: Path) -> None:
         ("file,label\na.jpg,cow\n", r"labels\.csv, line 2: has the label 'cow', none of .*classes\.json"),
         ("file,label\na.jpg,2\n", r"labels\.csv, line 2: has the label '2'"),
         ("file,label\na.jpg\n", r"labels\.csv, line 2: has the label ''"),
+        ("file,label\na.jpg,cat\nimages/a.jpg,dog\n", r"labels\.csv, line 3: gives a\.jpg a second label, 'dog'"),
         ("file,label\nb.jpg,cat\n", r"labels\.csv: has no row for a\.jpg"),
     ],
 )
