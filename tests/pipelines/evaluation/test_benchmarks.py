@@ -249,6 +249,7 @@ def write_devkit(root: Path) -> None:
 def test_imagenet_in_one_folder(tmp_path: Path, write_labels: Callable[[Path], None]) -> None:
     # n01751748 sea snake and n09193705 alp are 65 and 970 of the sorted WordNet ids.
     layouts.imagenet(tmp_path, {f"ILSVRC2012_val_{i:08}.JPEG": picture(2, 2) for i in (1, 2)})
+    write(tmp_path / "val" / "._ILSVRC2012_val_00000001.JPEG", "what a Mac leaves")
     write_labels(tmp_path)
     dataset = opened("imagenet", tmp_path)
     assert [dataset.read(i).label for i in range(len(dataset))] == [65, 970]
