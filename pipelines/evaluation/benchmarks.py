@@ -34,6 +34,8 @@ def open_parts(
     """
     asked = BENCHMARKS[name]
     if asked.kind == "shapes":
+        if split is not None:
+            raise DataError(f"shapes: all its splits are measured together (got the split {split!r}); leave it out")
         return _shapes(root, protocol, seen)
     dataset, classes = open_benchmark(name, root, split)
     templates = templates_of(name, root, protocol.templates)
