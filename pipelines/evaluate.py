@@ -184,6 +184,10 @@ def _open(request: Request, subject: Subject) -> tuple[EvalConfig, str, str, Pro
             f"--decoder: is a method of its own; leave out --method {request.method}, or change single fields of the "
             "protocol with --set"
         )
+    if request.workers is not None and request.workers < 1:
+        raise ValueError(f"--workers: must be at least 1 (got {request.workers})")
+    if request.gpus_per_worker is not None and request.gpus_per_worker < 0:
+        raise ValueError(f"--gpus-per-worker: must not be negative (got {request.gpus_per_worker:g})")
     config = subject.recipe.eval if subject.recipe else EvalConfig()
     benchmark, url = _benchmark_and_data(request, config)
     protocol = choose_protocol(request.protocol, benchmark, config.protocol, request.method, request.overrides)

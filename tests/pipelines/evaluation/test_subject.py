@@ -62,3 +62,11 @@ def test_a_suite_finds_each_benchmark_by_its_name_its_familys_or_in_the_root(
     ]
     with pytest.raises(ValueError, match=r"no ADE20K here(.|\n)*or leave it out with --skip-missing"):
         evaluate.evaluate_suite(request, names)
+
+
+def test_numbers_that_no_cluster_has_are_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "find_subject", lambda path, decoder: Subject(FoundModel(path, 0, None), None, None))
+    with pytest.raises(ValueError, match=r"^--workers: must be at least 1 \(got 0\)$"):
+        evaluate.evaluate(Request("model", "voc", "nowhere", workers=0))
+    with pytest.raises(ValueError, match=r"^--gpus-per-worker: must not be negative \(got -1\)$"):
+        evaluate.evaluate(Request("model", "voc", "nowhere", gpus_per_worker=-1))
