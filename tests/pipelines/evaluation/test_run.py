@@ -27,6 +27,7 @@ from pipelines.evaluation.units import Measurer, Task, units_of
 from pipelines.storage import locate
 from tests.pipelines.evaluation import layouts
 from tests.pipelines.evaluation.colour_model import ColourModelSource
+from tests.pipelines.evaluation.comparison_results import voc
 
 COLOURS = (("dog", (250, 0, 0)), ("cat", (0, 250, 0)))
 CLASSES = ClassList("pets", "a test", ("dog", "cat"), ("thing", "thing"))
@@ -150,6 +151,13 @@ def test_first_best_and_worst_are_drawn(tmp_path: Path) -> None:
     assert [picture.score for picture in drawn] == [choice.score for choice in chosen]
     assert all(Image.open(tmp_path / "pictures" / picture.file).width > 100 for picture in drawn)
     assert len({picture.file for picture in drawn}) == 6
+
+
+def test_an_earlier_result_goes_before_its_pictures(tmp_path: Path) -> None:
+    voc().write(locate(str(tmp_path)))
+    layouts.write(tmp_path / "pictures" / "a.png", b"of the earlier one")
+    assert draw_pictures(task_of(Stripes(3)), [], locate(str(tmp_path)), 0) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_unit_is_whole_or_missing(tmp_path: Path) -> None:
