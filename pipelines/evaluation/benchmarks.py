@@ -54,6 +54,12 @@ def open_parts(
     if has_labels:
         questions += _about_pictures(Classification(classes, templates, back_off=protocol.back_off), protocol)
     if has_masks:
+        if protocol.background == "threshold" and classes.background is not None and len(classes) < 3:
+            problem = (
+                "background: a single class has probability 1 everywhere, whatever the threshold; find it by words: "
+                "background=words background_threshold=null"
+            )
+            raise ConfigError("protocol", [problem])
         pixels = Segmentation(classes, templates, seen=seen, back_off=protocol.back_off)
         questions += _about_pixels(pixels, protocol)
     has_segments = has_masks or (first is not None and first.segments is not None)

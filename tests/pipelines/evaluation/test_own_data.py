@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from clippy.config import ConfigError
 from pipelines.columns import DataError
 from pipelines.evaluation.benchmarks import open_parts
 from pipelines.evaluation.dataset import VOID
@@ -111,6 +112,17 @@ def test_labels_alone_are_asked_of_the_centre_whatever_else_is_asked(tmp_path: P
         protocol = PROTOCOLS["paper"].model_copy(update={"held_out": held_out})
         (part,) = open_parts("folder", locate(str(tmp_path)), protocol)
         assert part.cropped
+
+
+def test_a_threshold_needs_two_classes_beside_the_background(tmp_path: Path) -> None:
+    for names in (["other", "crack"], ["other", "crack", "stain"]):
+        layouts.folder(tmp_path, {"a.jpg": (picture(2, 3), MASK)}, {"classes": names, "background": "other"})
+        assert open_parts("folder", locate(str(tmp_path)), PROTOCOLS["paper"])
+        if len(names) > 2:
+            assert open_parts("folder", locate(str(tmp_path)), PROTOCOLS["tcl"])
+        else:
+            with pytest.raises(ConfigError, match="background: a single class has probability 1 everywhere"):
+                open_parts("folder", locate(str(tmp_path)), PROTOCOLS["tcl"])
 
 
 def test_what_is_missing_in_a_folder_is_named(tmp_path: Path) -> None:
