@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipelines.checkpoints import STATE_FILE, checkpoint_name
@@ -53,7 +54,10 @@ class Subject:
         """What tells these weights from others under the same name: checksums of ours, else sizes and times."""
         folder = self.model.folder
         if folder is None:
-            return {"model": self.model.name}
+            # Of open_clip's names the last part may be a file, such as the epoch_latest.pt that its training replaces.
+            file = Path(self.model.name.split(":", 2)[-1])
+            told = [file.stat().st_size, file.stat().st_mtime_ns] if file.is_file() else []
+            return {"model": self.model.name, "file": told}
         if (folder / STATE_FILE).exists():
             return {"model": folder.url, "state": (folder / STATE_FILE).read_text()}
         return {"model": folder.url, "files": [(info.base_name, info.size, str(info.mtime)) for info in folder.list()]}

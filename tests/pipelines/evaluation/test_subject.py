@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,3 +71,17 @@ def test_numbers_that_no_cluster_has_are_refused_before_anything_starts(monkeypa
         evaluate.evaluate(Request("model", "voc", "nowhere", workers=0))
     with pytest.raises(ValueError, match=r"^--gpus-per-worker: must not be negative \(got -1\)$"):
         evaluate.evaluate(Request("model", "voc", "nowhere", gpus_per_worker=-1))
+
+
+def test_a_file_of_weights_that_was_replaced_is_another_model(tmp_path: Path) -> None:
+    file = layouts.write(tmp_path / "epoch_latest.pt", "weights of one epoch")
+
+    def identity() -> dict[str, Any]:
+        return Subject(FoundModel(f"open_clip:ViT-B-16:{file}", None, None), None, None).identity()
+
+    before = identity()
+    assert identity() == before
+    layouts.write(file, "weights of the next epoch")
+    assert identity() != before
+    tag = Subject(FoundModel("open_clip:ViT-B-16:laion2b_s34b_b88k", None, None), None, None)
+    assert tag.identity() == tag.identity()
