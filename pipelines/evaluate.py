@@ -105,11 +105,12 @@ def evaluate_suite(
     console, subject = console or Console(), find_subject(request.checkpoint, request.decoder)
     if request.data is None:
         raise ValueError("--data: a suite needs the folder below which its benchmarks lie")
+    options = subject.recipe.eval.storage_options if subject.recipe else None
     missing: dict[str, str] = {}
     requests: dict[str, Request] = {}
     for benchmark in benchmarks:
         errors = []
-        for own in _in_suite(request, request.data, benchmark):
+        for own in _in_suite(request, locate(request.data, options), benchmark):
             try:
                 _open(own, subject)
             except DataError as error:
@@ -128,14 +129,14 @@ def evaluate_suite(
     return [evaluate(own, console) for own in requests.values()]
 
 
-def _in_suite(request: Request, data: str, benchmark: str) -> list[Request]:
+def _in_suite(request: Request, data: Location, benchmark: str) -> list[Request]:
     """One benchmark's part, wherever it may lie: in a folder of its own or its family's name, such as ``coco``, where
     there is one, or in the root itself."""
     family = benchmark.partition("-")[0].rstrip("0123456789")
-    names = [name for name in dict.fromkeys((benchmark, family)) if (locate(data) / name).exists()]
+    names = [name for name in dict.fromkeys((benchmark, family)) if (data / name).exists()]
     out = None if request.out is None else f"{request.out.rstrip('/')}/{benchmark}"
-    places = [*(f"{data.rstrip('/')}/{name}" for name in names), data]
-    return [replace(request, benchmark=benchmark, data=place, out=out) for place in places]
+    places = [*(data / name for name in names), data]
+    return [replace(request, benchmark=benchmark, data=place.url, out=out) for place in places]
 
 
 def measure_here(checkpoint: Location, config: EvalConfig) -> dict[str, float]:

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pyarrow.fs import copy_files
 
 from pipelines import evaluate
 from pipelines.evaluate import Request
 from pipelines.evaluation.protocol import PROTOCOLS, choose_protocol
 from pipelines.evaluation.subject import Subject
+from pipelines.recipe import load_recipe
 from pipelines.run_folder import RunFolder
 from pipelines.storage import locate
 from pipelines.targets import FoundModel
@@ -85,3 +87,19 @@ def test_a_file_of_weights_that_was_replaced_is_another_model(tmp_path: Path) ->
     assert identity() != before
     tag = Subject(FoundModel("open_clip:ViT-B-16:laion2b_s34b_b88k", None, None), None, None)
     assert tag.identity() == tag.identity()
+
+
+def test_a_suite_is_looked_for_where_the_recipe_says_that_its_store_answers(
+    tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layouts.imagenet(tmp_path / "imagenet", {"n01440764/a.JPEG": layouts.picture(1, 1)})
+    copy_files(str(tmp_path), locate("s3://bucket/suite").path, destination_filesystem=locate("s3://bucket").filesystem)
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")  # where nothing listens
+    recipe = load_recipe("shapes", [f"eval.storage_options.endpoint_url={s3}"])
+    found = Subject(FoundModel("model", 0, None), None, recipe)
+    asked: list[Request] = []
+    monkeypatch.setattr(evaluate, "find_subject", lambda path, decoder: found)
+    monkeypatch.setattr(evaluate, "evaluate", lambda request, console: asked.append(request))
+    evaluate.evaluate_suite(Request("model", data="s3://bucket/suite", out="out"), ["imagenet"])
+    assert [one.data for one in asked] == ["s3://bucket/suite/imagenet"]
