@@ -173,18 +173,20 @@ class OpenCLIP(_Baseline):
 
     def encode_patches(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """(B, N, D) and (h, w)."""
-        grid = self._grid(images)
-        positions = _resample(self.model.visual.positional_embedding, self.model.visual.grid_size, grid)
-        arguments = ({"visual.positional_embedding": positions}, (self._normalise(images),))
-        return functional_call(self._tokens, *arguments) @ self.model.visual.proj, grid
+        arguments = ({"visual.positional_embedding": self._positions(images)}, (self._normalise(images),))
+        return functional_call(self._tokens, *arguments) @ self.model.visual.proj, self._grid(images)
 
     def encode_image(self, images: Tensor) -> Tensor:
         """(B, D)."""
-        return self.model.encode_image(self._normalise(images))
+        positions = {"positional_embedding": self._positions(images)}
+        return functional_call(self.model.visual, positions, (self._normalise(images),))
 
     def encode_captions(self, captions: list[str]) -> Tensor:
         """(B, D)."""
         return self.model.encode_text(self._tokenizer(list(captions)).to(self.mean.device))
+
+    def _positions(self, images: Tensor) -> Tensor:
+        return _resample(self.model.visual.positional_embedding, self.model.visual.grid_size, self._grid(images))
 
 
 class _OpenCLIPTokens(nn.Module):

@@ -114,12 +114,12 @@ def count_in_patches(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Count the pixels of each id in each of h x w near-equal patches.
 
-    ids: (H, W), H >= h and W >= w. Returns the ids that occur, rising, (S,), and the counts (h * w, S); pixels of
-    `ignore` are left out. What is constant in each patch can be scored from these alone. Raises ValueError for another
-    shape.
+    ids: (H, W); with fewer pixels than patches on a side, some patches have none. Returns the ids that occur, rising,
+    (S,), and the counts (h * w, S); pixels of `ignore` are left out. What is constant in each patch can be scored from
+    these alone. Raises ValueError for another shape.
     """
     ids = _integers(ids, "ids")
-    if ids.ndim != 2 or ids.shape[0] < h or ids.shape[1] < w:
+    if ids.ndim != 2:
         raise ValueError(f"ids of shape {ids.shape} do not divide into {h} x {w} patches")
     rows, columns = (np.arange(n) * patches // n for n, patches in zip(ids.shape, (h, w), strict=True))
     present, numbers = _number(ids.reshape(-1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -35,6 +36,14 @@ class ClassList:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def distinct_names(self) -> tuple[str, ...]:
+        """The names; those that several classes have, as two of ImageNet's are "missile", with their folder or id."""
+        counts, marks = Counter(self.names), self.folders or range(len(self.names))
+        return tuple(
+            f"{name} ({mark})" if counts[name] > 1 else name for name, mark in zip(self.names, marks, strict=True)
+        )
 
     def words_of(self, ids: Sequence[int]) -> tuple[list[str], list[int]]:
         """The words of some classes, with the extra ones where the background is among them, and the class of each."""

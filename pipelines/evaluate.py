@@ -56,7 +56,7 @@ def evaluate(request: Request, console: Console | None = None) -> Result:
     subject = find_subject(request.checkpoint, request.decoder)
     config, benchmark, url, protocol, parts = _open(request, subject)
     method = "decoder" if subject.decoder else request.method
-    folder = subject.output_folder(request.out, benchmark, protocol, method)
+    folder = subject.output_folder(request.out, benchmark, protocol, method, url, request.split)
     scaling = subject.recipe.scaling if subject.recipe else ScalingConfig()
     scaling = scaling.model_copy(update={"ray_address": request.ray_address or scaling.ray_address, "use_gpu": False})
     pictures = sum(len(part.dataset) for part in parts)
@@ -105,32 +105,38 @@ def evaluate_suite(
     console, subject = console or Console(), find_subject(request.checkpoint, request.decoder)
     if request.data is None:
         raise ValueError("--data: a suite needs the folder below which its benchmarks lie")
+    options = subject.recipe.eval.storage_options if subject.recipe else None
     missing: dict[str, str] = {}
-    requests = {name: _in_suite(request, request.data, name) for name in benchmarks}
-    for benchmark, own in requests.items():
-        try:
-            _open(own, subject)
-        except DataError as error:
-            missing[benchmark] = str(error)
+    requests: dict[str, Request] = {}
+    for benchmark in benchmarks:
+        errors = []
+        for own in _in_suite(request, locate(request.data, options), benchmark):
+            try:
+                _open(own, subject)
+            except DataError as error:
+                errors.append(str(error))
+            else:
+                requests[benchmark] = own
+                break
+        else:
+            missing[benchmark] = errors[0]
     if missing and not skip_missing:
         raise ValueError("\n\n".join([*missing.values(), "add what is missing, or leave it out with --skip-missing"]))
     for benchmark in missing:
         console.line(f"{benchmark} is left out: it is not in {request.data}")
     if len(missing) == len(benchmarks):
         raise ValueError(f"{request.data}: none of {', '.join(benchmarks)} is here")
-    return [evaluate(own, console) for benchmark, own in requests.items() if benchmark not in missing]
+    return [evaluate(own, console) for own in requests.values()]
 
 
-def _in_suite(request: Request, data: str, benchmark: str) -> Request:
-    """One benchmark's part: in a folder of its own or its family's name, such as ``coco``, or in the root itself."""
+def _in_suite(request: Request, data: Location, benchmark: str) -> list[Request]:
+    """One benchmark's part, wherever it may lie: in a folder of its own or its family's name, such as ``coco``, where
+    there is one, or in the root itself."""
     family = benchmark.partition("-")[0].rstrip("0123456789")
-    names = [name for name in (benchmark, family) if (locate(data) / name).exists()]
-    return replace(
-        request,
-        benchmark=benchmark,
-        data=f"{data.rstrip('/')}/{names[0]}" if names else data,
-        out=None if request.out is None else f"{request.out.rstrip('/')}/{benchmark}",
-    )
+    names = [name for name in dict.fromkeys((benchmark, family)) if (data / name).exists()]
+    out = None if request.out is None else f"{request.out.rstrip('/')}/{benchmark}"
+    places = [*(data / name for name in names), data]
+    return [replace(request, benchmark=benchmark, data=place.url, out=out) for place in places]
 
 
 def measure_here(checkpoint: Location, config: EvalConfig) -> dict[str, float]:
@@ -179,6 +185,10 @@ def _open(request: Request, subject: Subject) -> tuple[EvalConfig, str, str, Pro
             f"--decoder: is a method of its own; leave out --method {request.method}, or change single fields of the "
             "protocol with --set"
         )
+    if request.workers is not None and request.workers < 1:
+        raise ValueError(f"--workers: must be at least 1 (got {request.workers})")
+    if request.gpus_per_worker is not None and request.gpus_per_worker < 0:
+        raise ValueError(f"--gpus-per-worker: must not be negative (got {request.gpus_per_worker:g})")
     config = subject.recipe.eval if subject.recipe else EvalConfig()
     benchmark, url = _benchmark_and_data(request, config)
     protocol = choose_protocol(request.protocol, benchmark, config.protocol, request.method, request.overrides)

@@ -34,6 +34,8 @@ def open_parts(
     """
     asked = BENCHMARKS[name]
     if asked.kind == "shapes":
+        if split is not None:
+            raise DataError(f"shapes: all its splits are measured together (got the split {split!r}); leave it out")
         return _shapes(root, protocol, seen)
     dataset, classes = open_benchmark(name, root, split)
     templates = templates_of(name, root, protocol.templates)
@@ -52,13 +54,20 @@ def open_parts(
     if has_labels:
         questions += _about_pictures(Classification(classes, templates, back_off=protocol.back_off), protocol)
     if has_masks:
+        if protocol.background == "threshold" and classes.background is not None and len(classes) < 3:
+            problem = (
+                "background: a single class has probability 1 everywhere, whatever the threshold; find it by words: "
+                "background=words background_threshold=null"
+            )
+            raise ConfigError("protocol", [problem])
         pixels = Segmentation(classes, templates, seen=seen, back_off=protocol.back_off)
         questions += _about_pixels(pixels, protocol)
-    if has_masks or (first is not None and first.segments is not None):
+    has_segments = has_masks or (first is not None and first.segments is not None)
+    if has_segments:
         questions.append(Grouping(protocol, ground=classes.background))
-    cropped = asked.kind in ("classification", "groups") or [question.table for question in questions] == [
-        "classification"
-    ]
+    if not questions:
+        raise DataError(f"{root.url}: its first picture has neither label, mask nor segments; order or mend the rows")
+    cropped = asked.kind in ("classification", "groups") or (asked.kind == "own" and not has_segments)
     return (Part(split or usual_split(name), dataset, tuple(questions), cropped),)
 
 
@@ -95,6 +104,12 @@ def _check_words(name: str, classes: ClassList, protocol: Protocol, has_words: b
         if not has_words:
             raise ConfigError("protocol", [f"held_out: {name} names neither whole pictures nor pixels; leave it out"])
         KnownWords(classes, (), protocol.held_out).check()
+    if protocol.key_smoothing is not None:
+        has_threshold = protocol.background == "threshold" and classes.background is not None
+        for field, is_asked in (("background=threshold", has_threshold), ("refine", protocol.refine)):
+            if is_asked:
+                problem = f"key_smoothing: its votes are no probabilities, which {field} needs on {name}; leave one out"
+                raise ConfigError("protocol", [problem])
     if protocol.back_off and not (has_words and classes.hypernyms):
         raise ConfigError("protocol", [f"back_off: {name} has no classes with hypernyms to answer with; leave it out"])
 

@@ -9,6 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.columns import DataError
+
 VOID = -1
 """Id of pixels that are not counted, in masks and in segments."""
 
@@ -40,13 +42,15 @@ class Example:
     """Further facts, such as the background that a bird stands on."""
 
     def require_label(self) -> int:
-        """The label, for a question that is asked of benchmarks that have labels alone."""
-        assert self.label is not None, f"{self.key}: this benchmark has no labels of whole pictures"
+        """The label, for a question about whole pictures. Raises DataError for a picture that alone has none."""
+        if self.label is None:
+            raise DataError(f"{self.key}: has no label, and other pictures have; give it one, or leave it out")
         return self.label
 
     def require_mask(self) -> NDArray[np.int32]:
-        """The mask, for a question that is asked of benchmarks that have masks alone."""
-        assert self.mask is not None, f"{self.key}: this benchmark has no masks"
+        """The mask, for a question about pixels. Raises DataError for a picture that alone has none."""
+        if self.mask is None:
+            raise DataError(f"{self.key}: has no mask, and other pictures have; give it one, or leave it out")
         return self.mask
 
 

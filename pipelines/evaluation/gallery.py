@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipelines.evaluation.result import PICTURES, Picture
+from pipelines.evaluation.result import PICTURES, RESULT_FILE, Picture
 from pipelines.evaluation.run import Actor, map_on_actors
 from pipelines.evaluation.units import Measurer, Task
 from pipelines.storage import Location
@@ -49,7 +49,10 @@ def _choose(part: int, table: str, scores: Sequence[float | None], number: int) 
 
 
 def draw_pictures(task: Task, choices: list[Choice], folder: Location, num_gpus: float) -> list[Picture]:
-    """Draw them on Ray and write them below ``folder``."""
+    """Draw them on Ray and write them below ``folder``, from which the result of an earlier evaluation goes first."""
+    earlier = folder / RESULT_FILE
+    if earlier.exists():  # says that all is there, and its pictures go now
+        earlier.filesystem.delete_file(earlier.path)
     (folder / PICTURES).remove_folder()
     if not choices:
         return []

@@ -25,21 +25,22 @@ class Protocol(Section):
     """The prompts that a class name is put into: a set of `clippy.vocabulary`; null is the benchmark's own."""
     readout: Literal["patches", "maskclip"] = "patches"
     """``patches`` are the model's own; ``maskclip`` switches its last attention layer off."""
-    prompt_denoising: float | None = None
+    prompt_denoising: float | None = Field(None, gt=0, le=1)
     """Classes that are nowhere in the picture so probable are left out (MaskCLIP: 0.5)."""
-    key_smoothing: float | None = None
+    key_smoothing: float | None = Field(None, gt=0, le=1)
     """Patches whose best class is less probable take the vote of patches with like keys (MaskCLIP: 1)."""
     refine: bool = False
     """Let scores flow between pixels of like colour (PAMR)."""
     background: Literal["words", "threshold"] = "words"
     """Where a benchmark has a background: what the word "background" and the extended vocabulary win, or what no class
     is probable enough for."""
-    background_threshold: float | None = None
+    background_threshold: float | None = Field(None, gt=0, lt=1)
     """A pixel whose best class is less probable is background."""
     relative_threshold: bool = False
     """Lower the threshold to the highest probability in the picture (GroupViT), so that something is found in each."""
     top_classes: int | None = Field(None, gt=0)
-    """Only so many classes, those nearest to the whole picture, can be found in it (GroupViT: 5)."""
+    """Only so many classes, those nearest to the whole picture, can be found in it (GroupViT: 5). What the threshold is
+    for is then the probability among these times that among all."""
     grouping: Literal["components", "k-means", "attention"] = "components"
     """Groups without words: principal components of the patches, their means, or the heads' attention (DINO)."""
     groups: int = Field(8, gt=0)

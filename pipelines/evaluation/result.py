@@ -63,8 +63,9 @@ class Result:
     schema: int = SCHEMA
 
     def as_dict(self) -> dict[str, Any]:
-        """For ``evaluation.json`` and ``--json``."""
-        return asdict(self)
+        """For ``evaluation.json`` and ``--json``: numbers that are not defined are None, since JSON has no NaN."""
+        values = asdict(self)
+        return values | {name: _without_nan(values[name]) for name in _NUMBERS}
 
     def numbers(self) -> dict[str, float]:
         """All finite numbers of the tables by ``table/answer/number``."""
@@ -91,6 +92,7 @@ def read_result(location: Location) -> Result:
         values = json.loads(file.read_text())
         if values.get("schema") != SCHEMA:
             raise ConfigError(file.url, [f"of another version, schema {values.get('schema')}; evaluate anew"])
+        values |= {name: _with_nan(values[name]) for name in _NUMBERS if name in values}
         return TypeAdapter(Result).validate_python(values)
     except FileNotFoundError:
         raise ConfigError(location.url, [f"no evaluation lies here, {RESULT_FILE} is missing"]) from None
@@ -102,6 +104,22 @@ def read_result(location: Location) -> Result:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(file.url, [f"not the result of an evaluation ({error})"]) from None
+
+
+_NUMBERS = ("tables", "per_class")
+"""Fields whose numbers may be NaN."""
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nan(entry) for name, entry in value.items()}
+    return value if math.isfinite(value) else None
+
+
+def _with_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _with_nan(entry) for name, entry in value.items()}
+    return math.nan if value is None else value
 
 
 def flat(tables: Mapping[str, Table]) -> dict[str, float]:

@@ -6,15 +6,17 @@ import hashlib
 import json
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields, is_dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import ray.data
 
 from pipelines.console import Console
-from pipelines.evaluation.question import LearningQuestion, Row
+from pipelines.evaluation.question import LearningQuestion, Part, Row
 from pipelines.evaluation.units import Measurer, Task, Unit, units_of
 from pipelines.storage import Location
 
@@ -26,9 +28,13 @@ class Progress:
     """The units of a task, and where those that are done lie."""
 
     def __init__(self, task: Task, identity: dict[str, Any], folder: Location) -> None:
-        """Keeps what an earlier start of the same task left in ``folder``; what another task left is removed."""
+        """Keeps what an earlier start of the same task left in ``folder``; what another task left is removed.
+
+        ``identity`` tells the model and what is chosen; pictures and classes, which a user may have mended after an
+        earlier start, are told apart by what the task's parts say of them.
+        """
         self._task, self._folder, self.units = task, folder / UNITS, units_of(task.parts)
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        digest = _digest(identity, task.parts)
         file = self._folder / TASK_FILE
         if not file.exists() or json.loads(file.read_text()) != {"digest": digest}:
             self._folder.remove_folder()
@@ -89,6 +95,35 @@ class Progress:
             done += row["pictures"]
             console.count("pictures", done, total)
         console.clear()
+
+
+def _digest(identity: dict[str, Any], parts: Sequence[Part]) -> str:
+    """Of everything that the rows of a task hang on, but for the contents of pictures and masks."""
+    told = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
+    for part in parts:
+        told.update(repr((part.name, part.cropped, len(part.dataset), part.questions)).encode())
+        for value in _facts(part.dataset):
+            told.update(value)
+    return told.hexdigest()
+
+
+def _facts(value: Any) -> Iterator[bytes]:
+    """What a dataset was opened with: names, labels, numbers; nothing of objects that only help it to read."""
+    if isinstance(value, Location):
+        yield value.url.encode()
+    elif is_dataclass(value):
+        for entry in fields(value):
+            yield entry.name.encode()
+            yield from _facts(getattr(value, entry.name))
+    elif isinstance(value, Mapping):
+        yield from _facts(tuple(value.items()))
+    elif isinstance(value, tuple):
+        for entry in value:
+            yield from _facts(entry)
+    elif isinstance(value, np.ndarray):
+        yield value.tobytes()
+    elif value is None or isinstance(value, str | bytes | int | float):
+        yield repr(value).encode()
 
 
 def map_on_actors(

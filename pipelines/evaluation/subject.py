@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipelines.checkpoints import STATE_FILE, checkpoint_name
+from pipelines.evaluation.datasets.catalogue import usual_split
+from pipelines.evaluation.names import BENCHMARKS
 from pipelines.evaluation.protocol import Protocol, usual_protocol
 from pipelines.evaluation.result import EVALUATION_FOLDER, RESULT_FILE, Result, read_result
 from pipelines.recipe import Recipe
@@ -24,8 +27,11 @@ class Subject:
     recipe: Recipe | None
     decoder: FoundDecoder | None = None
 
-    def output_folder(self, out: str | None, benchmark: str, protocol: Protocol, method: str) -> Location:
-        """As told, or beside the run's other evaluations: by step, benchmark, and what is unusual about the protocol.
+    def output_folder(
+        self, out: str | None, benchmark: str, protocol: Protocol, method: str, url: str, split: str | None = None
+    ) -> Location:
+        """As told, or beside the run's other evaluations: by step, benchmark, and what is unusual about split, protocol
+        and, of users' own pictures, data.
 
         Raises ValueError where there is no run and nothing is told.
         """
@@ -35,18 +41,23 @@ class Subject:
             raise ValueError(
                 f"{self.model.name}: lies in no run folder; say where numbers and pictures go with --out FOLDER"
             )
-        name = benchmark
-        if self.decoder is not None or protocol != usual_protocol(benchmark):
-            told = protocol.model_dump_json() + (self.decoder.digest if self.decoder else "")
+        name = benchmark if split in (None, usual_split(benchmark)) else f"{benchmark}-{split}"
+        # Of other benchmarks there is but one, wherever it lies.
+        own = url if BENCHMARKS[benchmark].kind == "own" and (not self.recipe or url != self.recipe.eval.url) else ""
+        if self.decoder is not None or protocol != usual_protocol(benchmark) or own:
+            told = protocol.model_dump_json() + (self.decoder.digest if self.decoder else "") + own
             digest = hashlib.sha256(told.encode()).hexdigest()[:6]
-            name = "-".join([benchmark, *dict.fromkeys([protocol.name, method]), digest])
+            name = "-".join([name, *dict.fromkeys([protocol.name, method]), digest])
         return self.run.location / EVALUATION_FOLDER / checkpoint_name(self.model.step or 0) / name
 
     def identity(self) -> dict[str, Any]:
         """What tells these weights from others under the same name: checksums of ours, else sizes and times."""
         folder = self.model.folder
         if folder is None:
-            return {"model": self.model.name}
+            # Of open_clip's names the last part may be a file, such as the epoch_latest.pt that its training replaces.
+            file = Path(self.model.name.split(":", 2)[-1])
+            told = [file.stat().st_size, file.stat().st_mtime_ns] if file.is_file() else []
+            return {"model": self.model.name, "file": told}
         if (folder / STATE_FILE).exists():
             return {"model": folder.url, "state": (folder / STATE_FILE).read_text()}
         return {"model": folder.url, "files": [(info.base_name, info.size, str(info.mtime)) for info in folder.list()]}

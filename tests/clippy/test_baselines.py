@@ -194,8 +194,9 @@ def test_open_clip_of_a_folder_resamples_its_positions_as_open_clip_does(open_cl
     assert (ours.image_size, ours.patch_size) == (32, 8)
     assert ours.mean.flatten().tolist() == [127.5] * 3
     larger = open_clip.create_model(name, force_image_size=(48, 64)).eval()
-    larger.visual.output_tokens = True
     images = pixels(48, 64)
+    torch.testing.assert_close(ours.encode_image(images), larger.encode_image(prepared(ours, images)))
+    larger.visual.output_tokens = True
     patches, grid = ours.encode_patches(images)
     torch.testing.assert_close(patches, larger.visual(prepared(ours, images))[1] @ larger.visual.proj)
     assert grid == (6, 8)

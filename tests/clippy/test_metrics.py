@@ -276,8 +276,9 @@ def test_counts_in_patches_by_hand() -> None:
     present, counts = count_in_patches(ids, 2, 1)
     assert present.tolist() == [1, 3, 9]
     assert counts.tolist() == [[1, 3, 1], [2, 0, 0]]
+    assert count_in_patches(ids, 4, 1)[1].tolist() == [[1, 2, 0], [0, 1, 1], [2, 0, 0], [0, 0, 0]]
     with pytest.raises(ValueError, match="do not divide into 4 x 1"):
-        count_in_patches(ids, 4, 1)
+        count_in_patches(ids[0], 4, 1)
 
 
 @given(seed=st.integers(0, 2**16), ground=st.booleans())

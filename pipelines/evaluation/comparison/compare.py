@@ -74,7 +74,7 @@ class BenchmarkComparison:
     protocol: dict[str, dict[str, str]]
     """Choice -> letter -> what was chosen."""
     incomplete: set[str]
-    """Letters of results that were not taken on all of the benchmark's pictures, where their number is known."""
+    """Letters of results that were not taken on all of the usual pictures, where their number is known."""
     warnings: list[str]
 
     def differing(self) -> list[str]:

@@ -244,4 +244,4 @@ def _mark(benchmark: BenchmarkComparison, label: str) -> str:
     differing = benchmark.differing()
     if differing:
         return f"{WARNING} {'pictures' if differing == [PICTURES] else 'protocols'} differ"
-    return f"{WARNING} not all pictures" if label in benchmark.incomplete else ""
+    return f"{WARNING} not all of the usual pictures" if label in benchmark.incomplete else ""

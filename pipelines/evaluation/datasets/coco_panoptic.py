@@ -57,13 +57,21 @@ class PanopticPictures:
         annotations = described.annotations()
         if not annotations:
             raise DataError(f"{self.source}: has no annotation of {described.file}")
-        segments, file = annotations[0]["segments_info"], self.masks / annotations[0]["file_name"]
+        known = class_ids("coco-panoptic")
+        try:
+            segments, file = annotations[0]["segments_info"], self.masks / annotations[0]["file_name"]
+            ids = [int(segment["id"]) for segment in segments]
+            classes = [class_of(segment["category_id"], known, self.source) for segment in segments]
+            numbers = [VOID if segment["iscrowd"] else i for i, segment in enumerate(segments, start=1)]
+        except DataError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{self.source}: the segments of {described.file} are not as COCO's are "
+                f"({type(error).__name__}: {error})"
+            ) from None
         pixels = decode_picture(read_file(picture), picture.url)
         stored = decode_rgb_numbers(read_file(file), file.url, pixels, picture.url)
-        ids = [segment["id"] for segment in segments]
-        known = class_ids("coco-panoptic")
-        classes = [class_of(segment["category_id"], known, self.source) for segment in segments]
-        numbers = [VOID if segment["iscrowd"] else i for i, segment in enumerate(segments, start=1)]
         place = _places(stored, ids, file.url)
         # Place 0 is what no segment has.
         table = np.array([[VOID, *classes], [VOID, *numbers]], dtype=np.int32)

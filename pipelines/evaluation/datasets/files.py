@@ -66,7 +66,8 @@ def exists(location: Location) -> bool:
 def list_files(folder: Location, suffixes: Sequence[str], recursive: bool = False) -> list[str]:
     """Paths inside a folder that end with one of some lower-case suffixes, sorted; none if there is no folder.
 
-    Hidden files, such as the ``._a.jpg`` that archives of a Mac leave behind, are left out.
+    What is hidden is left out, such as the ``._a.jpg`` that archives of a Mac leave behind and what notebooks keep in
+    ``.ipynb_checkpoints``.
     """
     selector = pafs.FileSelector(folder.path, recursive=recursive, allow_not_found=True)
     infos = retry(lambda: folder.filesystem.get_file_info(selector), folder)
@@ -76,7 +77,7 @@ def list_files(folder: Location, suffixes: Sequence[str], recursive: bool = Fals
         for info in infos
         if info.type == pafs.FileType.File
         and info.base_name.lower().endswith(tuple(suffixes))
-        and not info.base_name.startswith(".")
+        and "/." not in f"/{info.path[start:]}"
     )
 
 

@@ -69,6 +69,9 @@ def open_folder(root: Location, split: str) -> FolderPictures:
         raise FOLDER.missing(root, "images/*.jpg")
     files = list_pictures(folder)
     if files and all("/" in file for file in files):
+        if has_masks or has_labels:
+            beside = "masks" if has_masks else "labels.csv"
+            raise DataError(f"{folder.url}/{files[0]}: lies in a subfolder; with {beside} all pictures lie in images/")
         return _by_subfolder(folder, files, own)
     files = [file for file in files if "/" not in file]
     if not files or folder is root:
@@ -118,12 +121,14 @@ def _labels(table: Location, files: list[str], classes: ClassList) -> NDArray[np
     if not {"file", "label"} <= set(reader.fieldnames or ()):
         raise DataError(f"{table.url}: has the columns {', '.join(reader.fieldnames or ())}; it needs file and label")
     numbers = {str(i): i for i in range(len(classes))} | {name: i for i, name in enumerate(classes.names)}
-    labels = {}
+    labels: dict[str, int] = {}
     for row in reader:
         label = (row["label"] or "").strip()
         if label not in numbers:
             raise DataError(f"{table.url}, line {reader.line_num}: has the label {label!r}, none of {classes.source}")
-        labels[(row["file"] or "").removeprefix("images/")] = numbers[label]
+        file = (row["file"] or "").removeprefix("images/")
+        if labels.setdefault(file, numbers[label]) != numbers[label]:
+            raise DataError(f"{table.url}, line {reader.line_num}: gives {file} a second label, {label!r}; keep one")
     without = next((file for file in files if file not in labels), None)
     if without is not None:
         raise DataError(f"{table.url}: has no row for {without}")

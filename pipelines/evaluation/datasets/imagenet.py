@@ -49,7 +49,7 @@ def open_imagenet(root: Location, split: str) -> LabelledPictures:
         entries = [info.base_name for info in retry(folder.list, folder)]
         if any(_WNID.fullmatch(entry) for entry in entries):
             return _by_folders(folder, _wnids())
-        files = [entry for entry in entries if entry.endswith(".JPEG")]
+        files = [entry for entry in entries if entry.endswith(".JPEG") and not entry.startswith(".")]
         if files:
             return _by_list(root, folder, files, split)
     raise IMAGENET.missing(root, f"{split}/n01440764")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.fs as pafs
 from numpy.typing import NDArray
 
 from clippy.vocabulary import ClassList
@@ -18,6 +19,7 @@ from pipelines.evaluation.datasets.files import Layout, exists, list_files
 from pipelines.evaluation.datasets.labels import decode_numbers, decode_picture
 from pipelines.evaluation.datasets.own_classes import FORMS, OwnClasses, read_classes
 from pipelines.evaluation.datasets.row_groups import RowGroups, Shard, describe_shard
+from pipelines.shards import retry
 from pipelines.storage import Location
 
 PARQUET = Layout(
@@ -43,7 +45,7 @@ _NAMES = {"image": IMAGE_NAMES, "mask": ("mask",), "segments": ("segments", "ins
 
 def open_parquet(root: Location, split: str) -> ParquetPictures:
     """All rows of a Parquet file or of those in a folder. Raises DataError."""
-    if root.path.endswith(".parquet"):
+    if root.path.endswith(".parquet") and not _is_folder(root):  # Spark calls folders so
         folder, files = root.parent, [root.path.rpartition("/")[2]]
         if not exists(root):
             raise PARQUET.missing(folder, files[0])
@@ -55,6 +57,11 @@ def open_parquet(root: Location, split: str) -> ParquetPictures:
     if own is None:
         raise PARQUET.missing(folder, "classes.json")
     return _open(folder, files, own)
+
+
+def _is_folder(location: Location) -> bool:
+    info = retry(lambda: location.filesystem.get_file_info(location.path), location)
+    return info.type == pafs.FileType.Directory
 
 
 def open_shapes(root: Location, split: str) -> ParquetPictures:

@@ -81,7 +81,7 @@ class Classification:
             tables=tables,
             per_class={
                 name: {"accuracy": pairs[i, i] / pictures[i] if pictures[i] else float("nan"), "count": pictures[i]}
-                for i, name in enumerate(self.classes.names)
+                for i, name in enumerate(self.classes.distinct_names)
             },
             confusion=[[truth, predicted, number] for (truth, predicted), number in sorted(pairs.items())],
         )

@@ -19,7 +19,7 @@ from torch import Tensor
 from clippy import metrics
 from clippy.refine import label_refined
 from clippy.scoring import score_factors
-from clippy.upsampling import best_probability, label_pixels, two_best
+from clippy.upsampling import best_and_total, label_pixels, two_best
 from clippy.vocabulary import ClassList
 from pipelines.evaluation.dataset import VOID, Example
 from pipelines.evaluation.drawing import draw_ids
@@ -176,7 +176,7 @@ class SegmentationAnswerer:
         else:
             found_HW = label_pixels(patches_hwD, words_KD, size)
             if self._threshold is not None:
-                probability_HW = best_probability(patches_hwD, words_KD, size, self._reader.scale)
+                probability_HW = self._probability(patches_hwD, words_KD, size)
         return self._with_background(self._classes_of(kept_K)[found_HW], probability_HW).cpu().numpy()
 
     def _back_off(self, features: Features, index: int, example: Example) -> Iterator[Ids]:
@@ -187,13 +187,22 @@ class SegmentationAnswerer:
             return
         size, probability_HW = example.pixels.shape[:2], None
         if self._threshold is not None:
-            probability_HW = best_probability(patches_hwD, words_KD, size, self._reader.scale)
+            probability_HW = self._probability(patches_hwD, words_KD, size)
         labels_2HW, lead_HW = two_best(patches_hwD, words_KD, size)
         first_HW, second_HW = self._classes_of(kept_K)[labels_2HW]
         common_CC = torch.from_numpy(answers_of(self._question.classes.hypernyms).common_CC).to(first_HW)
         for lead in self._question.back_off:
             answer_HW = torch.where(lead_HW < lead, common_CC[first_HW, second_HW], first_HW)
             yield self._with_background(answer_HW, probability_HW).cpu().numpy()
+
+    def _probability(self, patches_hwD: Tensor, words_KD: Tensor, size: tuple[int, int]) -> Tensor:
+        """(H, W): how probable the best of some words is; with top classes, among these times among all (GroupViT)."""
+        scale = self._reader.scale
+        best_HW, total_HW = best_and_total(patches_hwD, words_KD, size, scale)
+        logarithm_HW = best_HW - total_HW
+        if self._reader.protocol.top_classes is not None:
+            logarithm_HW = logarithm_HW + best_HW - best_and_total(patches_hwD, self._words_KD, size, scale)[1]
+        return logarithm_HW.exp()
 
     def _classes_of(self, kept_K: Tensor) -> Tensor:
         """(K,) int32: the classes of some words by number."""

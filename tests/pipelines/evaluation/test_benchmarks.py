@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -146,6 +148,33 @@ def test_coco_panoptic_names_what_does_not_fit(tmp_path: Path) -> None:
         opened("coco-panoptic", tmp_path).read(0)
 
 
+@pytest.mark.parametrize(
+    ("segment", "message"),
+    [
+        ({"id": 3, "category_id": 1}, r"the segments of a\.jpg are not as COCO's are \(KeyError: 'iscrowd'\)"),
+        ({"id": 3, "category_id": "1", "iscrowd": 0}, r"has the category '1', none of COCO's 133"),
+        (None, r"the segments of a\.jpg are not as COCO's are \(TypeError"),
+    ],
+)
+def test_coco_panoptic_names_segments_of_another_form(tmp_path: Path, segment: Any, message: str) -> None:
+    layouts.coco_panoptic(tmp_path, {"a": (picture(1, 1), numbers([3]), [(3, 1, 0)])})
+    file = tmp_path / "annotations" / "panoptic_val2017.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0]["segments_info"] = [segment]
+    file.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=rf"panoptic_val2017\.json: {message}"):
+        opened("coco-panoptic", tmp_path).read(0)
+
+
+def test_coco_ids_of_segments_may_be_texts_and_those_of_pictures_must_agree(tmp_path: Path) -> None:
+    layouts.coco_panoptic(tmp_path, {"a": (picture(1, 1), numbers([3]), [("3", 1, 0)])})  # type: ignore[list-item]
+    same(opened("coco-panoptic", tmp_path).read(0).mask, [0])
+    file = tmp_path / "annotations" / "panoptic_val2017.json"
+    file.write_text(file.read_text().replace('"image_id": 7', '"image_id": "7"'))
+    with pytest.raises(DataError, match=r"no image_id, such as '7', is the id of a picture, such as 7"):
+        opened("coco-panoptic", tmp_path)
+
+
 def test_coco_instances(tmp_path: Path) -> None:
     objects = [
         {"category_id": 13, "bbox": [1, 0, 2, 2], "segmentation": [[1, 0, 3, 0, 3, 2, 1, 2]], "iscrowd": 0},
@@ -220,6 +249,7 @@ def write_devkit(root: Path) -> None:
 def test_imagenet_in_one_folder(tmp_path: Path, write_labels: Callable[[Path], None]) -> None:
     # n01751748 sea snake and n09193705 alp are 65 and 970 of the sorted WordNet ids.
     layouts.imagenet(tmp_path, {f"ILSVRC2012_val_{i:08}.JPEG": picture(2, 2) for i in (1, 2)})
+    write(tmp_path / "val" / "._ILSVRC2012_val_00000001.JPEG", "what a Mac leaves")
     write_labels(tmp_path)
     dataset = opened("imagenet", tmp_path)
     assert [dataset.read(i).label for i in range(len(dataset))] == [65, 970]

@@ -12,9 +12,11 @@ from pyarrow.fs import copy_files
 
 from clippy.vocabulary import class_list, class_list_names
 from pipelines.columns import DataError
+from pipelines.evaluation.benchmarks import open_parts
 from pipelines.evaluation.dataset import VOID
 from pipelines.evaluation.datasets.catalogue import BENCHMARKS, open_benchmark
 from pipelines.evaluation.datasets.masked import MaskedPictures
+from pipelines.evaluation.protocol import PROTOCOLS
 from pipelines.storage import locate
 from tests.pipelines.evaluation import layouts
 from tests.pipelines.evaluation.layouts import SEGMENTATION, encode_grey, picture, write, write_classes
@@ -134,6 +136,8 @@ def test_names_and_splits_that_are_not_there(tmp_path: Path) -> None:
         open_benchmark("x", root)
     with pytest.raises(DataError, match="voc has no split 'test'; it has val, train, trainval"):
         open_benchmark("voc", root, "test")
+    with pytest.raises(DataError, match="shapes: all its splits are measured together"):
+        open_parts("shapes", root, PROTOCOLS["shapes"], "single")
 
 
 def test_every_benchmark_has_a_list_of_classes_or_brings_its_own(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_alike_results_bring_no_warning() -> None:
         ({"protocol": {**PROTOCOL, "background": "threshold 0.95"}}, "different protocols; they differ in background."),
         ({"protocol": {"background": "60 words"}}, "different protocols; they differ in input."),
         ({"images": {"val": 100}}, "different pictures (A on 1,449 val; B on 100 val)."),
-        ({"images": {"val": 100}}, "B was measured on 100 val; the whole benchmark is 1,449 pictures."),
+        ({"images": {"val": 100}}, "B was measured on 100 val; the whole benchmark is 1,449 val pictures."),
         ({"per_class": {"cat": {"iou": 0.2, "count": 40}}}, "different lists of classes (A on 2; B on 1)."),
     ],
 )
@@ -151,6 +151,17 @@ def test_results_that_were_not_measured_alike_are_warned_of(changes: dict[str, A
     rows = list(csv.DictReader(io.StringIO(as_csv(comparison))))
     alike = {row["protocol_alike"] for row in rows if row["source"] == "ours"}
     assert alike == {str("classes" in said)}
+
+
+def test_another_sample_of_the_same_size_is_not_held_against_the_papers_unmarked() -> None:
+    usual, easier = (
+        voc(benchmark="imagenet-v2", tables={"classification": {"model": {"top-1": 0.4}}}, images={sample: 10_000})
+        for sample in ("matched-frequency", "top-images")
+    )
+    assert compared(usual).warnings == []
+    (warning,) = compared(easier).warnings
+    assert "measured on 10,000 top-images; the whole benchmark is 10,000 matched-frequency pictures" in warning
+    assert "⚠ not all of the usual pictures" in as_page(compared(easier))
 
 
 def test_the_protocol_stands_beside_the_numbers() -> None:

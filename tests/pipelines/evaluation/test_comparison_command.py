@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,18 @@ def test_results_are_found_by_file_folder_and_run(tmp_path: Path) -> None:
     file = run / "evaluation" / "step-00000100" / "voc" / RESULT_FILE
     again = find_results([str(file), str(file.parent), str(run), str(tmp_path / "alone")])
     assert [one.result.benchmark for one in again] == ["voc", "waterbirds", "shapes"]
+
+
+def test_what_is_not_defined_is_null_in_json_and_comes_back(tmp_path: Path) -> None:
+    tables = {"segmentation": {"model": {"mIoU": float("nan"), "pixel accuracy": 0.5}}}
+    result = voc(tables=tables, per_class={"cat": {"iou": float("nan"), "count": 0}})
+    json.dumps(result.as_dict(), allow_nan=False)
+    result.write(locate(str(tmp_path)))
+    assert "NaN" not in (tmp_path / RESULT_FILE).read_text()
+    (back,) = find_results([str(tmp_path)])
+    assert math.isnan(back.result.tables["segmentation"]["model"]["mIoU"])
+    assert math.isnan(back.result.per_class["cat"]["iou"])
+    assert back.result.tables["segmentation"]["model"]["pixel accuracy"] == 0.5
 
 
 def test_results_on_object_storage_are_found(s3: str) -> None:

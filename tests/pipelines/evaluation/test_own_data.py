@@ -14,12 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from clippy.config import ConfigError
 from pipelines.columns import DataError
+from pipelines.evaluation.benchmarks import open_parts
 from pipelines.evaluation.dataset import VOID
 from pipelines.evaluation.datasets import row_groups
 from pipelines.evaluation.datasets.folder import FolderPictures, open_folder
 from pipelines.evaluation.datasets.own_classes import read_classes
 from pipelines.evaluation.datasets.parquet import ParquetPictures, open_parquet, open_shapes
+from pipelines.evaluation.protocol import PROTOCOLS
 from pipelines.storage import locate
 from tests.pipelines.evaluation import layouts
 from tests.pipelines.evaluation.layouts import encode, encode_grey, encode_palette, picture, write
@@ -84,12 +87,42 @@ def test_a_folder_a_class(tmp_path: Path, inside: str) -> None:
         ("dog/b.jpg", 1),
     ]
     assert dataset.classes.names == ("cat", "dog")
+    write(tmp_path / inside / ".ipynb_checkpoints" / "a-checkpoint.jpg", encode(picture(1, 1)))
+    assert opened(tmp_path).classes.names == ("cat", "dog")
     write(tmp_path / "classes.txt", "bird\ndog\n\ncat\n")
     dataset = opened(tmp_path)
     assert [dataset.read(i).label for i in range(3)] == [2, 1, 1]
     write(tmp_path / "classes.txt", "dog\n")
     with pytest.raises(DataError, match=r"cat: is none of the classes of .*classes\.txt"):
         opened(tmp_path)
+
+
+@pytest.mark.parametrize("beside", ["masks/cat/a.png", "labels.csv"])
+def test_subfolders_are_no_classes_where_masks_or_labels_say_more(tmp_path: Path, beside: str) -> None:
+    write(tmp_path / "images" / "cat" / "a.jpg", encode(picture(1, 1)))
+    write(tmp_path / beside, encode_grey(np.zeros((1, 1))))
+    with pytest.raises(DataError, match=r"images/cat/a\.jpg: lies in a subfolder; with .* lie in images/"):
+        opened(tmp_path)
+
+
+def test_labels_alone_are_asked_of_the_centre_whatever_else_is_asked(tmp_path: Path) -> None:
+    for file in ("cat/a.jpg", "cow/b.jpg", "dog/c.jpg"):
+        write(tmp_path / file, encode(picture(1, 1)))
+    for held_out in ((), ("dog",)):
+        protocol = PROTOCOLS["paper"].model_copy(update={"held_out": held_out})
+        (part,) = open_parts("folder", locate(str(tmp_path)), protocol)
+        assert part.cropped
+
+
+def test_a_threshold_needs_two_classes_beside_the_background(tmp_path: Path) -> None:
+    for names in (["other", "crack"], ["other", "crack", "stain"]):
+        layouts.folder(tmp_path, {"a.jpg": (picture(2, 3), MASK)}, {"classes": names, "background": "other"})
+        assert open_parts("folder", locate(str(tmp_path)), PROTOCOLS["paper"])
+        if len(names) > 2:
+            assert open_parts("folder", locate(str(tmp_path)), PROTOCOLS["tcl"])
+        else:
+            with pytest.raises(ConfigError, match="background: a single class has probability 1 everywhere"):
+                open_parts("folder", locate(str(tmp_path)), PROTOCOLS["tcl"])
 
 
 def test_what_is_missing_in_a_folder_is_named(tmp_path: Path) -> None:
@@ -117,6 +150,7 @@ def test_what_is_missing_in_a_folder_is_named(tmp_path: Path) -> None:
         ("file,label\na.jpg,cow\n", r"labels\.csv, line 2: has the label 'cow', none of .*classes\.json"),
         ("file,label\na.jpg,2\n", r"labels\.csv, line 2: has the label '2'"),
         ("file,label\na.jpg\n", r"labels\.csv, line 2: has the label ''"),
+        ("file,label\na.jpg,cat\nimages/a.jpg,dog\n", r"labels\.csv, line 3: gives a\.jpg a second label, 'dog'"),
         ("file,label\nb.jpg,cat\n", r"labels\.csv: has no row for a\.jpg"),
     ],
 )
@@ -208,6 +242,18 @@ def test_parquet_of_one_file_with_plain_bytes_keys_and_nulls(tmp_path: Path) -> 
     assert (first.key, second.key, second.mask, first.label) == ("x", "00000.parquet:1", None, None)
     assert first.mask is not None
     np.testing.assert_array_equal(first.mask, [[0, 1, V]])
+
+
+def test_a_folder_may_be_called_as_a_parquet_file_is(tmp_path: Path) -> None:
+    layouts.parquet(tmp_path / "pictures.parquet", rows(3), ["cat", "dog", "cow"], shards=2)
+    assert len(rows_of(tmp_path / "pictures.parquet")) == 3
+
+
+def test_parquet_whose_first_row_says_nothing_is_refused(tmp_path: Path) -> None:
+    table = [{"jpg": encode(picture(1, 3)), "label": None}, {"jpg": encode(picture(1, 3)), "label": 1}]
+    layouts.parquet(tmp_path, table, ["cat", "dog"])
+    with pytest.raises(DataError, match="its first picture has neither label, mask nor segments"):
+        open_parts("parquet", locate(str(tmp_path)), PROTOCOLS["paper"])
 
 
 def test_row_groups_are_read_once_when_threads_walk_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,9 @@ def test_what_is_told_comes_before_what_is_configured() -> None:
         ({"method": "dino"}, r"--method.*\n.*'dino'; there are patches"),
         ({"overrides": ["sise=448"]}, "sise.*size"),
         ({"overrides": ["background=threshold"]}, "background_threshold"),
+        ({"overrides": ["background=threshold", "background_threshold=95"]}, r"background_threshold.*less than 1"),
+        ({"overrides": ["prompt_denoising=50"]}, r"prompt_denoising.*less than or equal to 1"),
+        ({"overrides": ["key_smoothing=0"]}, r"key_smoothing.*greater than 0"),
         ({"overrides": ["both_signs=true", "groups=7"]}, r"even \(got 7\)"),
     ],
 )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from clippy.vocabulary import ClassList
+from clippy.vocabulary import ClassList, class_list
+from pipelines.columns import DataError
 from pipelines.evaluation.dataset import VOID, Example
 from pipelines.evaluation.protocol import PROTOCOLS, Protocol
 from pipelines.evaluation.question import Findings, Part, Question
@@ -108,6 +109,10 @@ def test_only_the_classes_nearest_to_the_whole_picture_can_be_found() -> None:
     mostly_dog = pet([[1] * 4, [1] * 4, [1] * 4, [2] * 4], [RED, RED, RED, GREEN])
     found = findings(Segmentation(CLASSES, ("{}",)), [mostly_dog], protocol)
     assert found.confusion == [[1, 1, 12], [2, 1, 4]]
+    # Where another class is more probable, what is found is not probable among all, as in GroupViT's own code.
+    threshold = protocol.model_copy(update={"background": "threshold", "background_threshold": 0.9})
+    found = findings(Segmentation(CLASSES, ("{}",)), [mostly_dog], threshold)
+    assert found.confusion == [[1, 1, 12], [2, 0, 4]]
 
 
 def test_things_and_stuff_apart() -> None:
@@ -121,6 +126,21 @@ def test_a_picture_that_is_all_void_counts_nowhere() -> None:
     void = pet([[VOID] * 4] * 4, [RED] * 4)
     right = pet([[1] * 4] * 4, [RED] * 4, "b")
     assert findings(Segmentation(CLASSES, ("{}",)), [void, right]).first["model"]["mIoU"] == 1
+
+
+def test_a_picture_that_alone_lacks_what_is_asked_about_is_named() -> None:
+    whole = pet([[1] * 4] * 4, [RED] * 4)
+    with pytest.raises(DataError, match=r"^b: has no mask, and other pictures have"):
+        findings(Segmentation(CLASSES, ("{}",)), [whole, replace(whole, key="b", mask=None)])
+    with pytest.raises(DataError, match=r"^c: has no label, and other pictures have"):
+        findings(Classification(CLASSES, ("{}",)), [replace(whole, label=1), replace(whole, key="c")])
+
+
+def test_a_picture_smaller_than_its_grid_of_patches_is_measured() -> None:
+    tiny = Example("tiny", painted([[RED, GREEN, GREEN]]), mask=np.array([[1, 2, 2]], dtype=np.int32))
+    found = findings(Segmentation(CLASSES, ("{}",)), [tiny])  # seen as 4 x 12 patches
+    assert found.first["model"]["mIoU"] == found.first["patch-majority oracle"]["mIoU"] == 1
+    assert findings(Grouping(GROUPING), [tiny], GROUPING).first["model"]["Jaccard"] == 1
 
 
 GROUPING = Protocol(name="test", groups=2, grouping="k-means")
@@ -168,6 +188,17 @@ def test_classification_by_hand() -> None:
     assert found.first["chance"]["top-1"] == pytest.approx(1 / 3)
     assert found.per_class["dog"] == {"accuracy": pytest.approx(1 / 3), "count": 3}
     assert found.confusion == [[0, 0, 1], [0, 1, 1], [0, 2, 1], [1, 1, 1]]
+
+
+def test_classes_of_one_name_are_told_apart() -> None:
+    imagenet = class_list("imagenet")
+    question = Classification(replace(imagenet, hypernyms=()), ("{}",))
+    found = question.sum_up([{"truth": 999, "nearest": [0]}, {"truth": 836, "nearest": [836]}])
+    names = list(found.per_class)
+    assert len(names) == 1000
+    assert (names[0], names[999]) == ("tench", "toilet paper")  # numbers of the confusion follow this order
+    assert found.per_class["sunglasses (n04355933)"] == {"accuracy": 1, "count": 1}
+    assert found.per_class["sunglasses (n04356056)"]["count"] == 0
 
 
 def test_groups_by_hand() -> None:

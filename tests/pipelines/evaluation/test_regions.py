@@ -140,6 +140,21 @@ def test_what_regions_do_not_answer_is_refused(tmp_path: Path, field: str, sente
         open_parts("coco-instances", locate(str(coco(tmp_path)[0])), protocol)
 
 
+def test_votes_are_no_probabilities(tmp_path: Path) -> None:
+    masks = [np.zeros((BLOCK, BLOCK), dtype=np.int64)]
+    root = locate(str(layouts.write_classes("voc", tmp_path, [layouts.picture(BLOCK, BLOCK)], masks)))
+    smoothed, thresholded = (choose_protocol(name, "voc", method="maskclip-smoothed") for name in (None, "tcl"))
+    told = "key_smoothing: its votes are no probabilities, which {} needs on voc; leave one out"
+    for protocol, field in (
+        (smoothed.model_copy(update={"refine": True}), "refine"),
+        (thresholded, "background=threshold"),
+    ):
+        with pytest.raises(ConfigError, match=told.format(field)):
+            open_parts("voc", root, protocol)
+    assert open_parts("voc", root, smoothed)
+    assert open_parts("voc20", root, thresholded)  # has no background to find
+
+
 def test_questions_that_the_protocol_asks_for(tmp_path: Path) -> None:
     masks = [np.zeros((BLOCK, BLOCK), dtype=np.int64)]
     root = locate(str(layouts.write_classes("voc", tmp_path, [layouts.picture(BLOCK, BLOCK)], masks)))

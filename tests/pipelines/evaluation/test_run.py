@@ -15,6 +15,7 @@ from clippy.vocabulary import ClassList
 from pipelines.columns import DataError
 from pipelines.console import Console
 from pipelines.evaluate import sum_up
+from pipelines.evaluation.benchmarks import open_parts
 from pipelines.evaluation.dataset import Example
 from pipelines.evaluation.gallery import choose_pictures, draw_pictures
 from pipelines.evaluation.protocol import PROTOCOLS
@@ -24,7 +25,9 @@ from pipelines.evaluation.questions.segmentation import Segmentation
 from pipelines.evaluation.run import Progress
 from pipelines.evaluation.units import Measurer, Task, units_of
 from pipelines.storage import locate
+from tests.pipelines.evaluation import layouts
 from tests.pipelines.evaluation.colour_model import ColourModelSource
+from tests.pipelines.evaluation.comparison_results import voc
 
 COLOURS = (("dog", (250, 0, 0)), ("cat", (0, 250, 0)))
 CLASSES = ClassList("pets", "a test", ("dog", "cat"), ("thing", "thing"))
@@ -80,6 +83,32 @@ def test_workers_and_kills_change_nothing(ray_cluster: None, tmp_path: Path) -> 
     assert Progress(task, {"model": "b"}, locate(str(folder))).pictures_missing() == 150
 
 
+def test_what_was_measured_of_other_pictures_or_classes_is_not_kept(tmp_path: Path) -> None:
+    pixels = layouts.picture(8, 8, (250, 0, 0))
+    data = {f"{name}.jpg": (pixels, np.zeros((8, 8))) for name in "ab"}
+    layouts.folder(tmp_path / "data", data, ["dog", "cat"])
+    source: Any = ColourModelSource(COLOURS, image_size=8)
+
+    def start() -> tuple[Progress, Measurer]:
+        parts = open_parts("folder", locate(str(tmp_path / "data")), PROTOCOLS["paper"])
+        task = Task(source, PROTOCOLS["paper"], parts, batch_size=5)
+        return Progress(task, {"model": "a"}, locate(str(tmp_path))), Measurer(task)
+
+    def measure() -> None:
+        progress, measurer = start()
+        (unit,) = progress.missing()
+        progress.write(unit, measurer.measure(unit))
+        assert start()[0].pictures_missing() == 0
+
+    measure()
+    layouts.write(tmp_path / "data" / "classes.json", '["dog", "cow"]')  # another word for the model to look for
+    assert start()[0].pictures_missing() == 2
+    measure()
+    (tmp_path / "data" / "images" / "a.jpg").rename(tmp_path / "data" / "images" / "c.jpg")
+    (tmp_path / "data" / "masks" / "a.png").rename(tmp_path / "data" / "masks" / "c.png")
+    assert start()[0].pictures_missing() == 2
+
+
 def test_clusters_are_learned_once_for_any_number_of_workers(ray_cluster: None, tmp_path: Path) -> None:
     stripes = Stripes(70)
     question = Clusters(CLASSES, pictures=5)
@@ -122,6 +151,13 @@ def test_first_best_and_worst_are_drawn(tmp_path: Path) -> None:
     assert [picture.score for picture in drawn] == [choice.score for choice in chosen]
     assert all(Image.open(tmp_path / "pictures" / picture.file).width > 100 for picture in drawn)
     assert len({picture.file for picture in drawn}) == 6
+
+
+def test_an_earlier_result_goes_before_its_pictures(tmp_path: Path) -> None:
+    voc().write(locate(str(tmp_path)))
+    layouts.write(tmp_path / "pictures" / "a.png", b"of the earlier one")
+    assert draw_pictures(task_of(Stripes(3)), [], locate(str(tmp_path)), 0) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_unit_is_whole_or_missing(tmp_path: Path) -> None:
