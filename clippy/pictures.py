@@ -111,16 +111,17 @@ def segment_picture(
     images_13HW = show(model, pixels, options)
     patches_hwD = embed_patches(encoder_of(model, options), images_13HW, model.patch_size, options)[0]
     all_K = torch.arange(len(words.embeddings_CD), dtype=torch.int32, device=patches_hwD.device)
+    all_KD = None if options.prompt_denoising is None else words.embeddings_CD  # what it leaves out is improbable
     with inference.evaluation(model):
         patches_hwD, classes_KD, kept_K = score_factors(
             patches_hwD, words.embeddings_CD, all_K, model.logit_scale, options, lambda: read_keys(model, images_13HW)
         )
     if options.refine:
-        found_HW, probability_HW = label_refined(patches_hwD, classes_KD, pixels, model.logit_scale)
+        found_HW, probability_HW = label_refined(patches_hwD, classes_KD, pixels, model.logit_scale, all_KD)
     else:
         found_HW = label_pixels(patches_hwD, classes_KD, pixels.shape[:2])
         if options.background_threshold is not None:
-            probability_HW = best_probability(patches_hwD, classes_KD, pixels.shape[:2], model.logit_scale)
+            probability_HW = best_probability(patches_hwD, classes_KD, pixels.shape[:2], model.logit_scale, all_KD)
     ids_HW = (kept_K[found_HW] + 1).cpu().numpy()
     ids_HW[ids_HW > len(words.labels)] = 0
     if options.background_threshold is not None:

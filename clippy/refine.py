@@ -40,11 +40,16 @@ def refine(
 
 @torch.inference_mode()
 def label_refined(
-    patches_hwD: Tensor, classes_CD: Tensor, pixels: NDArray[np.uint8], scale: Tensor | None = None
+    patches_hwD: Tensor,
+    classes_CD: Tensor,
+    pixels: NDArray[np.uint8],
+    scale: Tensor | None = None,
+    among_CD: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The class of the highest refined score of each pixel of a picture, and that score: int32 and float32 (H, W).
 
-    pixels: uint8 (H, W, 3). With ``scale``, the inverse temperature, scores are probabilities, the softmax of classes.
+    pixels: uint8 (H, W, 3). With ``scale``, the inverse temperature, scores are probabilities, the softmax of classes,
+    or of all ``among_CD`` where the classes are a part of them.
     A picture of more than REFINED_PIXELS is refined smaller, where the authors' distances reach as far as they should,
     and the scores are up-sampled. Holds `clippy.inference.MAX_SCORES` scores at once, or one class's.
     """
@@ -59,18 +64,26 @@ def label_refined(
         scores_Chw = torch.einsum("hwd,cd->chw", patches_hwD, part_CD)
         return upsample(scores_Chw if scale is None else scale * scores_Chw, small)
 
-    total_HW = torch.full(small, -torch.inf, device=device)
-    if scale is not None:
-        for part_CD in parts:
+    def total_of(classes_CD: Tensor) -> Tensor:
+        total_HW = torch.full(small, -torch.inf, device=device)
+        for part_CD in classes_CD.to(device).split(len(parts[0])):
             total_HW = torch.logaddexp(total_HW, scores_of(part_CD).logsumexp(dim=0))
+        return total_HW
+
+    if scale is not None:
+        total_HW = total_of(classes_CD)
+        share = torch.ones((), device=device)
+        if among_CD is not None:
+            of_classes_HW, total_HW = total_HW, total_of(among_CD)
+            share = (of_classes_HW - total_HW).exp().amin()
     best_HW = torch.full(size, -torch.inf, device=device)
     labels_HW = torch.zeros(size, dtype=torch.int32, device=device)
     for part_CD, ids_C in zip(parts, torch.arange(len(classes_CD), device=device).split(len(parts[0])), strict=True):
         scores_CHW = scores_of(part_CD)
         if scale is not None:
             scores_CHW = (scores_CHW - total_HW).exp()
-            # Refined, a class stays below its peak, and the best of C is at least 1 / C: most drop out here.
-            hopeful_C = scores_CHW.amax(dim=(1, 2)) * len(classes_CD) >= 0.99
+            # Refined, a class stays below its peak, and the best of C has at least 1 / C of theirs: most drop out here.
+            hopeful_C = scores_CHW.amax(dim=(1, 2)) * len(classes_CD) >= 0.99 * share
             scores_CHW, ids_C = scores_CHW[hopeful_C], ids_C[hopeful_C]
         if len(ids_C):
             refined_CHW = upsample(_spread(scores_CHW[None], weights_BKHW, ITERATIONS, DILATIONS)[0], size)

@@ -75,12 +75,17 @@ def best_and_total(
 
 
 @torch.inference_mode()
-def best_probability(patches_hwD: Tensor, classes_CD: Tensor, size: tuple[int, int], scale: Tensor) -> Tensor:
+def best_probability(
+    patches_hwD: Tensor, classes_CD: Tensor, size: tuple[int, int], scale: Tensor, among_CD: Tensor | None = None
+) -> Tensor:
     """How probable the class of `label_pixels` is: (H, W) float32, the softmax over classes of scaled pixel scores.
 
-    Arguments and memory as `best_and_total`.
+    among_CD: all that the softmax is over, where the classes are a part of them. Other arguments and memory as
+    `best_and_total`.
     """
     best_HW, total_HW = best_and_total(patches_hwD, classes_CD, size, scale)
+    if among_CD is not None:
+        total_HW = best_and_total(patches_hwD, among_CD, size, scale)[1]
     return (best_HW - total_HW).exp()
 
 

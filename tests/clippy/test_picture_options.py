@@ -15,6 +15,7 @@ from clippy.pictures import embed_words, group_picture, segment_picture
 from clippy.readout import GroupOptions, SegmentOptions
 from clippy.refine import label_refined, refine
 from clippy.segmentation import Segmentation
+from clippy.upsampling import best_probability
 from clippy.windows import windowed_patches
 from tests.clippy.test_model import build, config
 from tests.clippy.test_pictures import WORDS, assert_best, colour_model, noise, slow_scores, two_halves
@@ -98,6 +99,21 @@ def test_refining_some_classes_at_a_time_changes_nothing(scale: Tensor | None, m
     torch.testing.assert_close(best_in_parts, best_HW)
 
 
+def test_words_left_out_as_improbable_keep_their_share_of_probability() -> None:
+    generator = torch.Generator().manual_seed(0)
+    patches_hwD = F.normalize(torch.randn(4, 6, 8, generator=generator), dim=-1)
+    classes_CD, scale = F.normalize(torch.randn(9, 8, generator=generator), dim=-1), torch.tensor(9.0)
+    kept_K = torch.tensor([1, 4, 7])
+    scores_CHW = F.interpolate((patches_hwD @ classes_CD.T).permute(2, 0, 1)[None], (60, 90), mode="bilinear")
+    of_all_CHW = (scale * scores_CHW).softmax(dim=1)
+    plain_HW = best_probability(patches_hwD, classes_CD[kept_K], (60, 90), scale, classes_CD)
+    torch.testing.assert_close(plain_HW, of_all_CHW[0, kept_K].amax(dim=0))
+    ids_HW, best_HW = label_refined(patches_hwD, classes_CD[kept_K], PICTURE, scale, classes_CD)
+    refined_KHW = refine(of_all_CHW, torch.tensor(PICTURE).permute(2, 0, 1)[None])[0, kept_K]
+    torch.testing.assert_close(best_HW, refined_KHW.amax(dim=0))
+    assert_best(ids_HW, refined_KHW)
+
+
 def test_windows_average_the_scores_of_what_each_sees(model: CLIPpy) -> None:
     classes_CD = embed_words(model, WORDS).embeddings_CD
     total, count = torch.zeros(5, 8, 12), torch.zeros(8, 12)
@@ -158,6 +174,9 @@ def test_prompt_denoising_leaves_words_out(model: CLIPpy) -> None:
     expected = segment_picture(model, PICTURE, kept)
     assert {share.name for share in found.shares()} <= set(kept)
     assert np.array_equal(_named(found), _named(expected))
+    unsure = SegmentOptions(prompt_denoising=peaks[-1].item(), background_threshold=0.99)
+    assert peaks[-1] < 0.99
+    assert not segment_picture(model, PICTURE, WORDS, options=unsure).ids.any()  # of one word alone it would be sure
 
 
 def _named(found: Segmentation) -> np.ndarray:

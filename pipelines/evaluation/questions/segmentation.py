@@ -19,7 +19,7 @@ from torch import Tensor
 from clippy import metrics
 from clippy.refine import label_refined
 from clippy.scoring import score_factors
-from clippy.upsampling import best_and_total, label_pixels, two_best
+from clippy.upsampling import best_probability, label_pixels, two_best
 from clippy.vocabulary import ClassList
 from pipelines.evaluation.dataset import VOID, Example
 from pipelines.evaluation.drawing import draw_ids
@@ -172,7 +172,9 @@ class SegmentationAnswerer:
         patches_hwD, words_KD, kept_K = self._score(features, index)
         size, probability_HW = example.pixels.shape[:2], None
         if self._reader.protocol.refine:
-            found_HW, probability_HW = label_refined(patches_hwD, words_KD, example.pixels, self._reader.scale)
+            found_HW, probability_HW = label_refined(
+                patches_hwD, words_KD, example.pixels, self._reader.scale, self._all_words()
+            )
         else:
             found_HW = label_pixels(patches_hwD, words_KD, size)
             if self._threshold is not None:
@@ -197,12 +199,15 @@ class SegmentationAnswerer:
 
     def _probability(self, patches_hwD: Tensor, words_KD: Tensor, size: tuple[int, int]) -> Tensor:
         """(H, W): how probable the best of some words is; with top classes, among these times among all (GroupViT)."""
-        scale = self._reader.scale
-        best_HW, total_HW = best_and_total(patches_hwD, words_KD, size, scale)
-        logarithm_HW = best_HW - total_HW
+        scale, all_KD = self._reader.scale, self._all_words()
+        probability_HW = best_probability(patches_hwD, words_KD, size, scale, all_KD)
         if self._reader.protocol.top_classes is not None:
-            logarithm_HW = logarithm_HW + best_HW - best_and_total(patches_hwD, self._words_KD, size, scale)[1]
-        return logarithm_HW.exp()
+            probability_HW = probability_HW * best_probability(patches_hwD, words_KD, size, scale, self._words_KD)
+        return probability_HW
+
+    def _all_words(self) -> Tensor | None:
+        """The words that probabilities are of, where prompt denoising leaves some out that are but improbable."""
+        return None if self._reader.protocol.prompt_denoising is None else self._words_KD
 
     def _classes_of(self, kept_K: Tensor) -> Tensor:
         """(K,) int32: the classes of some words by number."""
