@@ -107,6 +107,7 @@ PROTOCOLS = {
         size=448,
         window=448,
         stride=224,
+        templates="simple",
         background="threshold",
         background_threshold=0.95,
         relative_threshold=True,
