@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from clippy.config import nearest
 from clippy.vocabulary import ClassList, Kind
 from pipelines.columns import DataError
 from pipelines.evaluation.datasets.files import exists, read_json, read_text
@@ -16,6 +17,9 @@ FORMS = """classes.json    ["cat", "dog"], or {"classes": ["cat", {"name": "gras
                 "background": "other", "void": 255}; classes are numbered from 0
 or classes.txt  a name a line"""
 KINDS: tuple[Kind, ...] = ("thing", "stuff", "background")
+_FIELDS = ("classes", "background", "void", "templates")
+"""The last are the prompts of the generated scenes."""
+_CLASS_FIELDS = ("name", "kind", "id")
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,19 @@ def named_classes(names: tuple[str, ...], source: Location) -> OwnClasses:
 
 
 def _parse(content: dict[str, Any], file: Location) -> OwnClasses:
+    _check_fields(content, _FIELDS, file)
     entries = content.get("classes")
     if not isinstance(entries, list) or not entries:
         raise DataError(
             f"{file.url}: has no classes; it is a list of names, or an object with such a list as 'classes'"
         )
     names = tuple(_name(entry, file) for entry in entries)
+    for number, entry in enumerate(entries):
+        if isinstance(entry, dict) and entry.get("id", number) != number:
+            raise DataError(
+                f"{file.url}: {names[number]} has the id {entry['id']!r} and is number {number}; classes are numbered "
+                "from 0 in their order"
+            )
     twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if twice is not None:
         raise DataError(f"{file.url}: names the class {twice!r} twice")
@@ -71,7 +82,16 @@ def _parse(content: dict[str, Any], file: Location) -> OwnClasses:
     return OwnClasses(ClassList("own", file.url, names, kinds, background), void)
 
 
+def _check_fields(told: dict[str, Any], fields: tuple[str, ...], file: Location) -> None:
+    """A field that nobody reads, such as ``backgruond``, would be missed in silence."""
+    for field in told:
+        if field not in fields:
+            raise DataError(f"{file.url}: has no field {field!r}, only {', '.join(fields)}{nearest(field, fields)}")
+
+
 def _name(entry: Any, file: Location) -> str:
+    if isinstance(entry, dict):
+        _check_fields(entry, _CLASS_FIELDS, file)
     name = entry.get("name") if isinstance(entry, dict) else entry
     if not isinstance(name, str) or not name.strip():
         raise DataError(f"{file.url}: has the class {entry!r}; it is a name, or an object with a name")

@@ -187,6 +187,9 @@ def test_classes_with_kinds_and_background(tmp_path: Path) -> None:
         ('{"classes": ["cat"], "background": 1}', "background is 1"),
         ('{"classes": ["cat"], "void": 0}', "void is 0; it is null, or a number that no class has, 1 to 65535"),
         ('{"classes": ["cat"]', "is no JSON"),
+        ('{"classes": ["cat"], "backgruond": "cat"}', "has no field 'backgruond', only .*; did you mean 'background'"),
+        ('[{"name": "cat", "colour": 1}]', "has no field 'colour', only name, kind, id"),
+        ('[{"name": "cat", "id": 1}]', "cat has the id 1 and is number 0"),
     ],
 )
 def test_what_is_wrong_with_classes_is_named(tmp_path: Path, content: str, message: str) -> None:
