@@ -119,11 +119,11 @@ def table(title: str, columns: Sequence[str], rows: Mapping[str, Mapping[str, Sp
     """Lines: a row an arm or trivial answer, a column a number; rows that have none of the columns are left out."""
     shown = {name: row for name, row in rows.items() if any(column in row for column in columns)}
     width = max(len(title), *(len(name) + 2 for name in shown)) if shown else len(title)
-    widths = [max(14, len(column) + 2) for column in columns]
+    cells = {name: [str(row[column]) if column in row else "" for column in columns] for name, row in shown.items()}
+    widths = [2 + max(12, len(c), *(len(row[i]) for row in cells.values())) for i, c in enumerate(columns)]
     lines = [f"{title:<{width}}" + "".join(f"{c:>{w}}" for c, w in zip(columns, widths, strict=True))]
-    for name, row in shown.items():
-        cells = (str(row[c]) if c in row else "" for c in columns)
-        lines.append(f"{'  ' + name:<{width}}" + "".join(f"{c:>{w}}" for c, w in zip(cells, widths, strict=True)))
+    for name, row in cells.items():
+        lines.append(f"{'  ' + name:<{width}}" + "".join(f"{c:>{w}}" for c, w in zip(row, widths, strict=True)))
     return lines
 
 
