@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MOST_MIB = 95.0
 """Ray's job server takes requests of 100 MiB at most, however large its package store is."""
+_GIT_SECONDS = 120.0
 
 _CACHES = (
     *(".git", ".hg", ".svn", ".venv", "venv", "node_modules", "__pycache__", "*.egg-info", ".ipynb_checkpoints"),
@@ -161,10 +162,17 @@ def _candidates(folder: Path) -> tuple[list[str], str]:
 def _git_files(folder: Path) -> list[str] | None:
     """What git tracks or would track, nested repositories too; None where there is no repository.
 
-    Raises ValueError where there is one and git does not read it, for then nobody knows what it ignores.
+    Raises ValueError where there is one and git does not read it, for then nobody knows what it ignores, or where git
+    takes too long.
     """
     command = ["git", "-C", str(folder), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    result = subprocess.run(command, capture_output=True, timeout=120, env={**os.environ, "LC_ALL": "C"})
+    try:
+        result = subprocess.run(command, capture_output=True, timeout=_GIT_SECONDS, env={**os.environ, "LC_ALL": "C"})
+    except subprocess.TimeoutExpired:
+        raise ValueError(
+            f"git takes longer than {_GIT_SECONDS:g} s to list {folder}, of which a job is sent the code; have git "
+            "ignore its large folders, or submit from a clone on a faster disk"
+        ) from None
     if distrusted := re.search(rb"dubious ownership in repository at '(.+)'", result.stderr):
         place = distrusted[1].decode(errors="surrogateescape")
         raise ValueError(

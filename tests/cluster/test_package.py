@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 import zipfile
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cluster import package
 from cluster.package import find_package
 
 SECRETS = (
@@ -97,6 +99,15 @@ def test_what_git_ignores_stays_in_nested_repositories_too(tmp_path: Path) -> No
         "other/.gitignore",
         "other/f.py",
     }
+
+
+def test_a_git_that_does_not_end_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, "commands/git", b"#!/bin/sh\nexec sleep 60\n")
+    (tmp_path / "commands/git").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "commands"), prepend=os.pathsep)
+    monkeypatch.setattr(package, "_GIT_SECONDS", 0.2)
+    with pytest.raises(ValueError, match=rf"git takes longer than 0.2 s to list {tmp_path}.*have git ignore"):
+        find_package(tmp_path)
 
 
 def test_a_repository_that_git_does_not_trust_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
