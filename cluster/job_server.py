@@ -161,7 +161,7 @@ def connect(address: str | None) -> JobServer:
             )
         told = local.url
     url = _url(told, name)
-    is_local = local is not None and local.url == url
+    is_local = local is not None and local.url == url.replace("://localhost:", "://127.0.0.1:")
     return JobServer(url, _token(local.token_file if local and is_local else None), is_local, address)
 
 

@@ -185,7 +185,8 @@ def test_a_job_that_is_stopped_saves_first(setting: Setting, shapes: Path, tmp_p
     assert follower.returncode == 130, rest
     assert f"job {job} was stopped" in rest
     assert committed_steps(RunFolder(locate(str(tmp_path / "mine"))).checkpoints)
-    listed = json.loads(setting.start("list", "--json").communicate()[0])
+    named = setting.told["address"].replace("127.0.0.1", "localhost")
+    listed = json.loads(setting.start("list", "--json", "--address", named).communicate()[0])
     assert (listed[0]["job"], listed[0]["status"]) == (job, "STOPPED")
 
 
