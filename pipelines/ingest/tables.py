@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -250,7 +251,34 @@ def _csv_lines(lines: io.TextIOWrapper, format: Format) -> Iterator[dict[str, An
     csv.field_size_limit(_FIELD_LIMIT)
     header = lines.readline()
     tab = format == "tsv" or ("\t" in header and "," not in header)  # open_clip's .csv are separated by tabs
-    names = next(csv.reader([header], delimiter="\t" if tab else ","), [])
-    for values in csv.reader(lines, delimiter="\t" if tab else ","):
+    delimiter = "\t" if tab else ","
+    names = next(csv.reader([header], delimiter=delimiter), [])
+    for values in _csv_values(lines, delimiter):
         if values:
             yield dict(zip(names, values, strict=False))
+
+
+def _csv_values(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
+    """The fields of each row below the header. Raises csv.Error for a stray mark that would take in the rows below."""
+    last = deque([""], maxlen=1)
+
+    def read() -> Iterator[str]:
+        for line in lines:
+            last.append(line)
+            yield line
+
+    reader = csv.reader(read(), delimiter=delimiter, strict=True)
+    while True:
+        first = reader.line_num
+        try:
+            values = next(reader, None)
+        except csv.Error as error:
+            if reader.line_num - first > 1:
+                raise csv.Error(
+                    f"line {first + 2} begins a field with a quotation mark that no other closes ({error}); put such "
+                    "fields in quotation marks, and write those inside of them twice"
+                ) from None
+            values = next(csv.reader(last, delimiter=delimiter), [])  # "so" he said: within its line all is clear
+        if values is None:
+            return
+        yield values

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.columns import DataError
-from pipelines.ingest.config import ImportConfig
+from pipelines.ingest.config import Format, ImportConfig
 from pipelines.ingest.plan import find_duplicates, plan_shards
 from pipelines.ingest.sources import expand_braces, list_source
 from pipelines.ingest.stage import StagedPart, read_captions
@@ -192,6 +192,24 @@ def test_csv_tsv_and_jsonl(tmp_path: Path) -> None:
     (tmp_path / "latin.csv").write_bytes("filepath,title\n1.jpg,Gr\xfc\xdfe\n".encode("latin-1"))
     with pytest.raises(DataError, match=r"latin\.csv: not text in UTF-8"):
         list(iterate_records(locate(str(tmp_path / "latin.csv")), "csv"))
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_a_stray_quotation_mark_takes_no_row_with_it(tmp_path: Path, ending: Format) -> None:
+    mark = "," if ending == "csv" else "\t"
+    table = locate(str(tmp_path / f"a.{ending}"))
+
+    def read(*rows: str) -> list[Any]:
+        lines = ["filepath|title", *(f"{i}.jpg|{row}" for i, row in enumerate(rows))]
+        Path(table.path).write_text("\n".join(lines).replace("|", mark) + "\n")
+        return [record["title"] for _, record in iterate_records(table, ending) if record is not None]
+
+    assert read('"so" he said', "a", '"of ""two""\nlines"', 'b "c"') == ["so he said", "a", 'of "two"\nlines', 'b "c"']
+    for rows in (["a", '"open', "b", "c"], ["a", '"open', 'the "big" dog', "c"]):
+        with pytest.raises(
+            DataError, match=rf"a\.{ending}: cannot be read: line 3 begins a field with a quotation mark"
+        ):
+            read(*rows)
 
 
 def test_what_cannot_be_told_is_asked(tmp_path: Path) -> None:
