@@ -223,9 +223,11 @@ def make_row(
 
 
 def iterate_records(location: Location, format: Format) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """Row number and fields of each row of a CSV, TSV or JSONL file; None for a JSON line that is broken.
+    """Row number and fields of each row of a CSV, TSV or JSONL file.
 
-    Raises TableError for a file that is no UTF-8 text, or a CSV that cannot be told apart.
+    None stands for a JSON line that is broken, and for a row of more fields than the header has: which of them a
+    separator has cut in two cannot be known. Raises TableError for a file that is no UTF-8 text, or a CSV that cannot
+    be told apart.
     """
     try:
         with location.filesystem.open_input_stream(location.path, buffer_size=_BUFFER) as stream:
@@ -247,7 +249,7 @@ def _json_lines(lines: io.TextIOWrapper) -> Iterator[dict[str, Any] | None]:
             yield record if isinstance(record, dict) else None
 
 
-def _csv_lines(lines: io.TextIOWrapper, format: Format) -> Iterator[dict[str, Any]]:
+def _csv_lines(lines: io.TextIOWrapper, format: Format) -> Iterator[dict[str, Any] | None]:
     csv.field_size_limit(_FIELD_LIMIT)
     header = lines.readline()
     tab = format == "tsv" or ("\t" in header and "," not in header)  # open_clip's .csv are separated by tabs
@@ -255,7 +257,7 @@ def _csv_lines(lines: io.TextIOWrapper, format: Format) -> Iterator[dict[str, An
     names = next(csv.reader([header], delimiter=delimiter), [])
     for values in _csv_values(lines, delimiter):
         if values:
-            yield dict(zip(names, values, strict=False))
+            yield None if any(values[len(names) :]) else dict(zip(names, values, strict=False))
 
 
 def _csv_values(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:

@@ -1,0 +1,48 @@
+"""What becomes of single rows of an import, without Ray: a row that is no pair is refused, and takes no other with it."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from PIL import Image
+
+from pipelines.ingest.config import ImportConfig
+from pipelines.ingest.stage import part_name, stage_part
+from pipelines.ingest.state import open_job
+from pipelines.storage import locate
+
+
+def png(shade: int = 0, width: int = 8, height: int = 8) -> bytes:
+    stream = io.BytesIO()
+    Image.new("L", (width, height), shade).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def stage(source: Path, **fields: Any) -> tuple[list[tuple[str, list[str]]], list[tuple[str, str]]]:
+    """Key and captions of each row that an import of the source keeps, and key and cause of each it refuses."""
+    dest = source.with_name(f"{source.name}-imported")
+    config = ImportConfig(source=str(source), dest=str(dest), **fields)
+    job, parts, _ = open_job(config, locate(str(dest)), lambda *_: None)
+    kept, refused = [], []
+    for part in parts:
+        staged = stage_part(job.config, job.source, job.staging, part)
+        name = job.staging / part_name(part.index)
+        kept += pq.read_table(f"{name.path}.parquet", columns=["key", "captions"]).to_pylist()
+        refused += pq.read_table(f"{name.path}.rejects.parquet").to_pylist() if staged.rejects else []
+    return [(row["key"], row["captions"]) for row in kept], [(row["key"], row["cause"]) for row in refused]
+
+
+def write_images(folder: Path, count: int) -> None:
+    folder.mkdir()
+    for i in range(count):
+        (folder / f"{i}.png").write_bytes(png(i))
+
+
+def test_a_row_of_more_fields_than_the_header_is_refused(tmp_path: Path) -> None:
+    write_images(tmp_path / "source", 3)
+    table = tmp_path / "source" / "a.csv"
+    table.write_text("filepath,title\n0.png,a dog, running\n1.png,two,\n2.png,three\n")
+    assert stage(table) == ([("a-1", ["two"]), ("a-2", ["three"])], [("a-0", "surplus_fields")])
