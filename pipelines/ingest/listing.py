@@ -15,7 +15,15 @@ import pyarrow.parquet as pq
 
 from pipelines.ingest.config import Format, ImportConfig
 from pipelines.ingest.fetch import fetch_files
-from pipelines.ingest.rows import IMAGE_EXTENSIONS, SourceRow, row_from_members, wanted_member
+from pipelines.ingest.rows import (
+    IMAGE_EXTENSIONS,
+    NOT_TEXT,
+    SourceRow,
+    is_missing,
+    is_text,
+    row_from_members,
+    wanted_member,
+)
 from pipelines.ingest.sources import SourceListing
 from pipelines.ingest.tables import _BATCH_ROWS, iterate_records, make_row, open_parquet, table_columns
 from pipelines.storage import Location
@@ -34,6 +42,7 @@ _TABLE = pa.schema(
 )
 _MESSAGES = {
     NOT_JSON: "the line is no JSON object",
+    NOT_TEXT: "the caption is neither text nor a list of texts",
     SURPLUS_FIELDS: "the row has more fields than the header; put a field that holds the separator in quotation marks",
 }
 """Of rows that the listing itself refuses, by cause."""
@@ -53,15 +62,15 @@ def write_table_listing(
                 yield {"row": row, "is_list": False, "cause": NOT_JSON if format == "jsonl" else SURPLUS_FIELDS}
                 continue
             caption = record.get(columns.caption)
-            captions = None if isinstance(caption, dict) else caption if isinstance(caption, list | None) else [caption]
+            captions = [None if is_missing(c) else c for c in (caption if isinstance(caption, list) else [caption])]
             key = record.get(columns.key) if columns.key else None
             yield {
                 "row": row,
                 "key": None if key is None else _text(key),
                 "image": _text(record.get(columns.image) or ""),
-                "captions": captions and [None if item is None else _text(item) for item in captions],
+                "captions": [None if item is None else _text(item) for item in captions],
                 "is_list": isinstance(caption, list),
-                "cause": None,
+                "cause": None if all(item is None or is_text(item) for item in captions) else NOT_TEXT,
             }
 
     return _write(entries(), _TABLE, out, rows_per_group)
@@ -101,7 +110,7 @@ def _table_rows(
         if entry["cause"] is not None:
             yield SourceRow(source, key, cause=entry["cause"], message=_MESSAGES[entry["cause"]])
             continue
-        yield make_row(source, key, captions if entry["is_list"] or not captions else captions[0], image)
+        yield make_row(source, key, captions if entry["is_list"] else captions[0], image)
 
 
 def _samples(

@@ -1,4 +1,4 @@
-"""What becomes of single rows of an import, without Ray: a row that is no pair is refused, and takes no other with it."""
+"""Single rows of an import, without Ray: one that is no pair is refused with its cause, and takes no other with it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def stage(source: Path, **fields: Any) -> tuple[list[tuple[str, list[str]]], lis
     dest = source.with_name(f"{source.name}-imported")
     config = ImportConfig(source=str(source), dest=str(dest), **fields)
     job, parts, _ = open_job(config, locate(str(dest)), lambda *_: None)
-    kept, refused = [], []
+    kept: list[dict[str, Any]] = []
+    refused: list[dict[str, Any]] = []
     for part in parts:
         staged = stage_part(job.config, job.source, job.staging, part)
         name = job.staging / part_name(part.index)
@@ -46,3 +47,14 @@ def test_a_row_of_more_fields_than_the_header_is_refused(tmp_path: Path) -> None
     table = tmp_path / "source" / "a.csv"
     table.write_text("filepath,title\n0.png,a dog, running\n1.png,two,\n2.png,three\n")
     assert stage(table) == ([("a-1", ["two"]), ("a-2", ["three"])], [("a-0", "surplus_fields")])
+
+
+def test_captions_of_json_lines_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    write_images(tmp_path / "source", 7)
+    captions = ['"a"', '[{"raw": "a dog"}]', '{"raw": "a dog"}', "NaN", '["b", NaN, null]', "null", "[]"]
+    lines = [f'{{"file_name": "{i}.png", "caption": {caption}}}\n' for i, caption in enumerate(captions)]
+    (tmp_path / "source" / "a.jsonl").write_text("".join(lines))
+    kept, refused = stage(tmp_path / "source" / "a.jsonl")
+    assert kept == [("a-0", ["a"]), ("a-4", ["b"])]
+    causes = ["not_text", "not_text", "null_caption", "null_caption", "empty_caption"]
+    assert refused == list(zip([f"a-{i}" for i in (1, 2, 3, 5, 6)], causes, strict=True))
