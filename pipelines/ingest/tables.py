@@ -206,6 +206,7 @@ def _load_images(
         ]
         fetched = fetch_files(paths, folders, config.storage_options, pool)
         return [new if image is None else image for image, new in zip(held, fetched, strict=True)]
+    paths = [None if path is None else str(path) for path in paths]  # a number names a file too
     return fetch_files(paths, folders, config.storage_options, pool)
 
 

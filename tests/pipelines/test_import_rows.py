@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
@@ -58,3 +59,21 @@ def test_captions_of_json_lines_that_are_no_text_are_refused(tmp_path: Path) -> 
     assert kept == [("a-0", ["a"]), ("a-4", ["b"])]
     causes = ["not_text", "not_text", "null_caption", "null_caption", "empty_caption"]
     assert refused == list(zip([f"a-{i}" for i in (1, 2, 3, 5, 6)], causes, strict=True))
+
+
+def test_a_path_that_can_name_no_file_is_a_missing_file(tmp_path: Path) -> None:
+    write_images(tmp_path / "source", 1)
+    paths = ["0.png", "9" * 400, "odd://bucket/0.png", "s3://", ".", "0.png/1.png"]
+    lines = [f'{{"file_name": "{path}", "caption": "a"}}\n' for path in paths]
+    (tmp_path / "source" / "a.jsonl").write_text("".join(lines))
+    kept, refused = stage(tmp_path / "source" / "a.jsonl")
+    assert kept == [("a-0", ["a"])]
+    assert refused == [(f"a-{i}", "missing_file") for i in range(1, len(paths))]
+
+
+def test_paths_of_parquet_may_be_numbers(tmp_path: Path) -> None:
+    write_images(tmp_path / "source", 1)
+    (tmp_path / "source" / "7").write_bytes(png())
+    pq.write_table(pa.table({"image": [7, None, 8], "caption": ["a", "b", "c"]}), tmp_path / "source" / "a.parquet")
+    refused = [("a-1", "null_image"), ("a-2", "missing_file")]
+    assert stage(tmp_path / "source" / "a.parquet") == ([("a-0", ["a"])], refused)
