@@ -25,7 +25,7 @@ from pipelines.ingest.rows import (
     wanted_member,
 )
 from pipelines.ingest.sources import SourceListing
-from pipelines.ingest.tables import _BATCH_ROWS, iterate_records, make_row, open_parquet, table_columns
+from pipelines.ingest.tables import _BATCH_ROWS, EmptyTableError, iterate_records, make_row, open_parquet, table_columns
 from pipelines.storage import Location
 
 NOT_JSON, SURPLUS_FIELDS = "not_json", "surplus_fields"
@@ -54,7 +54,10 @@ def write_table_listing(
     config: ImportConfig, location: Location, format: Format, out: Location, rows_per_group: int
 ) -> list[int]:
     """Bring one CSV, TSV or JSONL file to Parquet; returns the rows of each row group."""
-    columns = table_columns(config, location, format)
+    try:
+        columns = table_columns(config, location, format)
+    except EmptyTableError:
+        return _write((), _TABLE, out, rows_per_group)
 
     def entries() -> Iterator[dict[str, Any]]:
         for row, record in iterate_records(location, format):

@@ -12,7 +12,7 @@ from pipelines.columns import DataError
 from pipelines.ingest.config import Format, ImportConfig
 from pipelines.ingest.fetch import open_location, reason
 from pipelines.ingest.rows import IMAGE_EXTENSIONS
-from pipelines.ingest.tables import has_images
+from pipelines.ingest.tables import EmptyTableError, has_images
 from pipelines.storage import Location
 
 _ENDINGS: dict[Format, tuple[str, ...]] = {
@@ -120,10 +120,20 @@ def _is_hidden(name: str) -> bool:
     return any(part.startswith(("_", ".")) for part in name.split("/"))
 
 
+def _any_has_images(config: ImportConfig, root: Location, files: list[SourceFile], kind: Format) -> bool:
+    """Whether the first of some tables that has a row holds images or their paths."""
+    for file in files:
+        try:
+            return has_images(config, root / file.name, kind)
+        except EmptyTableError:
+            continue
+    return False
+
+
 def _tell_format(config: ImportConfig, root: Location, kinds: dict[Format, list[SourceFile]]) -> Format:
     """The one format that can be meant. img2dataset keeps a Parquet without images beside its tars and files."""
     tables = [kind for kind in kinds if kind not in ("wds", "files") and kinds[kind]]
-    useful = [kind for kind in tables if has_images(config, root / kinds[kind][0].name, kind)]
+    useful = [kind for kind in tables if _any_has_images(config, root, kinds[kind], kind)]
     tars: list[Format] = ["wds"] if kinds["wds"] else []
     candidates = tars + useful
     if len(candidates) > 1:

@@ -92,10 +92,13 @@ def _find_image(kinds: Mapping[str, Kind], first: Mapping[str, Any], config: Imp
 
 
 def has_images(config: ImportConfig, location: Location, format: Format) -> bool:
-    """Whether a table holds images or their paths. Raises DataError for a file that is no table of this format."""
+    """Whether a table holds images or their paths.
+
+    Raises TableError for a file that is no table of this format, EmptyTableError where no row tells.
+    """
     try:
         table_columns(config, location, format)
-    except TableError:
+    except (TableError, EmptyTableError):
         raise
     except DataError:
         return False
@@ -106,12 +109,18 @@ class TableError(DataError):
     """A file that is no table at all, or breaks off."""
 
 
+class EmptyTableError(DataError):
+    """A CSV, TSV or JSONL file without a row, as tools write for a shard that nothing fell to."""
+
+
 def table_columns(config: ImportConfig, location: Location, format: Format) -> TableColumns:
     """The columns of a Parquet, CSV, TSV or JSONL file."""
     if format == "parquet":
         with open_parquet(location) as file:
             return parquet_columns(file, config, location.url)
     records = list(islice(iterate_records(location, format), _PEEK_LINES))
+    if not records:
+        raise EmptyTableError(f"{location.url}: has no row")
     first: dict[str, Any] = {}
     for _, record in records:
         first |= {name: value for name, value in (record or {}).items() if first.get(name) in (None, "")}

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from PIL import Image
 
 from pipelines.ingest.config import ImportConfig
@@ -77,3 +78,13 @@ def test_paths_of_parquet_may_be_numbers(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [7, None, 8], "caption": ["a", "b", "c"]}), tmp_path / "source" / "a.parquet")
     refused = [("a-1", "null_image"), ("a-2", "missing_file")]
     assert stage(tmp_path / "source" / "a.parquet") == ([("a-0", ["a"])], refused)
+
+
+@pytest.mark.parametrize("empty", [("a.jsonl", ""), ("a.jsonl", "\r\n\n"), ("a.csv", "filepath,title\n")])
+def test_a_listing_without_a_row_is_passed_over(tmp_path: Path, empty: tuple[str, str]) -> None:
+    write_images(tmp_path / "source", 1)
+    (tmp_path / "source" / empty[0]).write_text(empty[1])
+    full = '{"file_name": "0.png", "caption": "a"}\r\n' if "jsonl" in empty[0] else "filepath,title\n0.png,a\n"
+    (tmp_path / "source" / empty[0].replace("a.", "b.")).write_text(full)
+    assert stage(tmp_path / "source") == ([("b-0", ["a"])], [])
+    assert stage(tmp_path / "source" / empty[0]) == ([], [])
