@@ -12,7 +12,7 @@ from pipelines.columns import DataError
 from pipelines.ingest.config import Format, ImportConfig
 from pipelines.ingest.fetch import open_location, reason
 from pipelines.ingest.rows import IMAGE_EXTENSIONS
-from pipelines.ingest.tables import EmptyTableError, has_images
+from pipelines.ingest.tables import EmptyTableError, TableError, has_images
 from pipelines.storage import Location
 
 _ENDINGS: dict[Format, tuple[str, ...]] = {
@@ -121,12 +121,15 @@ def _is_hidden(name: str) -> bool:
 
 
 def _any_has_images(config: ImportConfig, root: Location, files: list[SourceFile], kind: Format) -> bool:
-    """Whether the first of some tables that has a row holds images or their paths."""
+    """Whether the first of some tables that can be read and has a row holds images or their paths."""
     for file in files:
         try:
             return has_images(config, root / file.name, kind)
         except EmptyTableError:
             continue
+        except TableError as error:
+            if not config.skip_broken_files:
+                raise DataError(f"{error}; --skip-broken-files leaves such files out") from None
     return False
 
 

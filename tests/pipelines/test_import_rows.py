@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pipelines.columns import DataError
 from pipelines.ingest.config import ImportConfig
 from pipelines.ingest.stage import part_name, stage_part
 from pipelines.ingest.state import open_job
@@ -88,3 +89,16 @@ def test_a_listing_without_a_row_is_passed_over(tmp_path: Path, empty: tuple[str
     (tmp_path / "source" / empty[0].replace("a.", "b.")).write_text(full)
     assert stage(tmp_path / "source") == ([("b-0", ["a"])], [])
     assert stage(tmp_path / "source" / empty[0]) == ([], [])
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_a_broken_file_can_be_skipped_where_it_is_the_first(tmp_path: Path, ending: str) -> None:
+    write_images(tmp_path / "source", 1)
+    (tmp_path / "source" / f"a.{ending}").write_bytes(b"\xff no table")
+    if ending == "parquet":
+        pq.write_table(pa.table({"image": [png()], "caption": ["a"]}), tmp_path / "source" / "b.parquet")
+    else:
+        (tmp_path / "source" / "b.csv").write_text("filepath,title\n0.png,a\n")
+    with pytest.raises(DataError, match=rf"a\.{ending}: .*--skip-broken-files leaves such files out"):
+        stage(tmp_path / "source")
+    assert stage(tmp_path / "source", skip_broken_files=True) == ([("b-0", ["a"])], [])
