@@ -48,7 +48,6 @@ def list_source(config: ImportConfig) -> SourceListing:
     root, infos, is_file = _list(config)
     start = len(root.path.rstrip("/")) + 1
     files = sorted((SourceFile(info.path[start:], info.size) for info in infos), key=lambda file: file.name)
-    files = [file for file in files if not _is_hidden(file.name)]
     if config.format is not None and is_file:
         return SourceListing(root.url, config.format, tuple(files))
     kinds = {kind: [f for f in files if f.name.lower().endswith(ends)] for kind, ends in _ENDINGS.items()}
@@ -107,7 +106,16 @@ def _list(config: ImportConfig) -> tuple[Location, list[pafs.FileInfo], bool]:
         for info in infos:
             if info.type == pafs.FileType.Directory:
                 inside = places[0].filesystem.get_file_info(pafs.FileSelector(info.path, recursive=True))
-                files += [entry for entry in inside if entry.type == pafs.FileType.File]
+                files += [
+                    entry
+                    for entry in inside
+                    if entry.type == pafs.FileType.File and not _is_hidden(entry.path[len(info.path) :].strip("/"))
+                ]
+        files = list({info.path: info for info in files}.values())  # {a,a} and {a,a/b.tar} name some twice
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"source: {config.source} holds a file whose name is no UTF-8, {error.object!r}; rename it"
+        ) from None
     except OSError as error:
         raise DataError(f"source: {config.source} cannot be listed: {reason(error)}") from None
     is_folder = len(names) == 1 and infos[0].type == pafs.FileType.Directory
