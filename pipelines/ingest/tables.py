@@ -149,14 +149,19 @@ def open_parquet(location: Location) -> Iterator[pq.ParquetFile]:
 
 def parquet_columns(file: pq.ParquetFile, config: ImportConfig, name: str) -> TableColumns:
     """The columns of a Parquet file, by type, name, and where only paths are left, by their first value."""
+    names = file.schema_arrow.names
     kinds = {field.name: _kind_of_type(field.type) for field in file.schema_arrow}
     paths = [column for column, kind in kinds.items() if kind == "text" and column.lower() in PATH_NAMES]
     first: dict[str, Any] = {}
     if paths and not {"bytes", "struct"} & set(kinds.values()):
         for batch in islice(file.iter_batches(batch_size=16, columns=paths), 1):
             for column in paths:
-                first[column] = next((value for value in batch.column(column).to_pylist() if value), None)
-    return find_table_columns(kinds, first, config, name)
+                first[column] = next((value for value in _values(batch.column(column)) if value), None)
+    columns = find_table_columns(kinds, first, config, name)
+    twice = next((column for column in columns.names() if names.count(column) > 1), None)
+    if twice is not None:
+        raise DataError(f"{name}: has {names.count(twice)} columns of the name {twice!r}; rename all but one")
+    return columns
 
 
 def _kind_of_type(type: pa.DataType) -> Kind:
@@ -188,15 +193,33 @@ def parquet_rows(
         columns = parquet_columns(file, config, (root / name).url)
         row = first_row
         for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=columns.names(), use_threads=False):
-            table = {column: batch.column(column).to_pylist() for column in columns.names()}
+            table = {column: _values(batch.column(column)) for column in columns.names()}
             keys = table[columns.key] if columns.key else [None] * len(batch)
             statuses = table[columns.status] if columns.status else ["success"] * len(batch)
             images = _load_images(table[columns.image], columns.image_kind, folders, config, pool)
             for i, image in enumerate(images):
                 source = f"{name}#row {row + i}"
-                key = f"{stem}-{row + i}" if keys[i] is None else str(keys[i])
+                key = f"{stem}-{row + i}" if keys[i] is None else _key(keys[i])
                 yield make_row(source, key, table[columns.caption][i], image, statuses[i])
             row += len(batch)
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """The values of a column; where one is no UTF-8, which Parquet lets pass for text, all as bytes."""
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        return column.cast(_as_bytes(column.type)).to_pylist()
+
+
+def _as_bytes(type: pa.DataType) -> pa.DataType:
+    if pa.types.is_list(type) or pa.types.is_large_list(type):
+        return pa.large_list(_as_bytes(type.value_type))
+    return pa.large_binary() if _is_text(type) else type
+
+
+def _key(value: Any) -> str:
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
 
 
 def _load_images(

@@ -102,3 +102,24 @@ def test_a_broken_file_can_be_skipped_where_it_is_the_first(tmp_path: Path, endi
     with pytest.raises(DataError, match=rf"a\.{ending}: .*--skip-broken-files leaves such files out"):
         stage(tmp_path / "source")
     assert stage(tmp_path / "source", skip_broken_files=True) == ([("b-0", ["a"])], [])
+
+
+@pytest.mark.parametrize("kind", ["text", "list"])
+def test_captions_of_parquet_that_are_no_utf8_are_refused(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "source").mkdir()
+    latin = pa.array(["Grüße".encode("latin-1"), b"a"])
+    texts: pa.Array = pa.StringArray.from_buffers(2, *latin.buffers()[1:])  # as writers that do not check leave it
+    if kind == "list":
+        texts = pa.ListArray.from_arrays(pa.array([0, 1, 2], pa.int32()), texts)
+    pq.write_table(pa.table({"image": [png(), png(1)], "caption": texts}), tmp_path / "source/a.parquet")
+    kept, refused = stage(tmp_path / "source")
+    assert [captions for _, captions in kept] == [["a"]]
+    assert [cause for _, cause in refused] == ["not_text"]
+
+
+def test_columns_of_one_name_are_told(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    table = pa.Table.from_arrays([pa.array([png()]), pa.array(["a"]), pa.array(["b"])], ["image", "caption", "caption"])
+    pq.write_table(table, tmp_path / "source" / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet: has 2 columns of the name 'caption'; rename all but one"):
+        stage(tmp_path / "source")
