@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import simplejpeg
 import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch.nn.functional import interpolate
 
 MAX_PIXELS = 100_000_000
@@ -116,7 +116,8 @@ def resize_and_crop(picture: np.ndarray, size: int) -> np.ndarray:
 
 def to_rgb(picture: Image.Image) -> np.ndarray:
     """Any picture of Pillow's as uint8 (height, width, 3), orientation applied. Raises what Pillow does."""
-    return np.asarray(_to_rgb(ImageOps.exif_transpose(picture)))
+    picture.load()  # first: a TIFF is turned by Pillow as it is loaded
+    return np.ascontiguousarray(_turned(np.asarray(_to_rgb(picture)), _stored_orientation(picture)))
 
 
 def _decode(data: bytes, divisor: Callable[[int, int], float], max_pixels: int) -> tuple[np.ndarray, int, int, int]:
@@ -130,9 +131,10 @@ def _decode(data: bytes, divisor: Callable[[int, int], float], max_pixels: int) 
             return decoded
     picture = _open(data, max_pixels)
     try:
-        picture.load()
         pixels = to_rgb(picture)
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow raises for broken data
+    except MemoryError:
+        raise
+    except Exception as error:  # each of Pillow's decoders raises something else for broken data
         raise ImageError(TRUNCATED, f"the picture breaks off: {error}") from None
     return pixels, pixels.shape[1], pixels.shape[0], 1
 
@@ -186,12 +188,25 @@ def _orientation(block: bytes) -> int:
     """The orientation that an Exif block stores, 1 to 8; 1 where it stores none."""
     if not block:
         return 1
-    exif = Image.Exif()
+
+    def load() -> Image.Exif:
+        exif = Image.Exif()
+        exif.load(block)
+        return exif
+
+    return _orientation_in(load)
+
+
+def _stored_orientation(picture: Image.Image) -> int:
+    """As ``_orientation``, from wherever the format keeps it."""
+    return _orientation_in(picture.getexif)
+
+
+def _orientation_in(load: Callable[[], Image.Exif]) -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            exif.load(block)
-            found = exif.get(ExifTags.Base.Orientation, 1)
+            found = load().get(ExifTags.Base.Orientation, 1)
     except Exception:  # whatever Pillow's parser meets: a broken Exif block is no broken picture
         return 1
     return found if found in range(1, 9) else 1
@@ -252,7 +267,9 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         raise ImageError(TOO_LARGE, f"more than {max_pixels} pixels") from None
     except UnidentifiedImageError:
         raise ImageError(NOT_AN_IMAGE, "the bytes are no image that can be read here") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # each of Pillow's readers raises something else for broken data
         raise ImageError(TRUNCATED, f"the header breaks off: {error}") from None
     if picture.width * picture.height > max_pixels:
         raise ImageError(TOO_LARGE, f"{picture.width} x {picture.height} is more than {max_pixels} pixels")

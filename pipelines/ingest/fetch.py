@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from functools import lru_cache
@@ -51,13 +52,17 @@ def _fetch(path: str, folders: Sequence[str], options: dict[str, Any]) -> bytes 
     if "\0" in path:
         return f"{path!r} is no path"
     for url in _candidates(path, folders):
-        location = open_location(url, options)
+        try:
+            location = open_location(url, options)
+        except ValueError as error:  # one row's nonsense, as "x://", is no reason to end the import
+            return str(error)
         try:
             return location.read_bytes()
         except MISSING:
             continue
         except OSError as error:
-            if location.is_local and location.filesystem.get_file_info(location.path).is_file is False:
+            too_long = error.errno == errno.ENAMETOOLONG
+            if too_long or (location.is_local and location.filesystem.get_file_info(location.path).is_file is False):
                 continue  # a folder, or a name that no file can have
             raise DataError(f"{url}: cannot be read: {reason(error)}") from None
     return f"{path} does not exist"

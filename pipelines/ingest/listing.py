@@ -15,12 +15,20 @@ import pyarrow.parquet as pq
 
 from pipelines.ingest.config import Format, ImportConfig
 from pipelines.ingest.fetch import fetch_files
-from pipelines.ingest.rows import IMAGE_EXTENSIONS, SourceRow, row_from_members, wanted_member
+from pipelines.ingest.rows import (
+    IMAGE_EXTENSIONS,
+    NOT_TEXT,
+    SourceRow,
+    is_missing,
+    is_text,
+    row_from_members,
+    wanted_member,
+)
 from pipelines.ingest.sources import SourceListing
-from pipelines.ingest.tables import _BATCH_ROWS, iterate_records, make_row, open_parquet, table_columns
+from pipelines.ingest.tables import _BATCH_ROWS, EmptyTableError, iterate_records, make_row, open_parquet, table_columns
 from pipelines.storage import Location
 
-NOT_JSON = "not_json"
+NOT_JSON, SURPLUS_FIELDS = "not_json", "surplus_fields"
 
 _TABLE = pa.schema(
     [
@@ -29,9 +37,15 @@ _TABLE = pa.schema(
         ("image", pa.string()),
         ("captions", pa.list_(pa.string())),
         ("is_list", pa.bool_()),
-        ("is_broken", pa.bool_()),
+        ("cause", pa.string()),
     ]
 )
+_MESSAGES = {
+    NOT_JSON: "the line is no JSON object",
+    NOT_TEXT: "the caption is neither text nor a list of texts",
+    SURPLUS_FIELDS: "the row has more fields than the header; put a field that holds the separator in quotation marks",
+}
+"""Of rows that the listing itself refuses, by cause."""
 _SAMPLES = pa.schema([("key", pa.string()), ("extensions", pa.list_(pa.string()))])
 """Of images with files beside them: the path without its extension, and the extensions there are."""
 
@@ -40,23 +54,26 @@ def write_table_listing(
     config: ImportConfig, location: Location, format: Format, out: Location, rows_per_group: int
 ) -> list[int]:
     """Bring one CSV, TSV or JSONL file to Parquet; returns the rows of each row group."""
-    columns = table_columns(config, location, format)
+    try:
+        columns = table_columns(config, location, format)
+    except EmptyTableError:
+        return _write((), _TABLE, out, rows_per_group)
 
     def entries() -> Iterator[dict[str, Any]]:
         for row, record in iterate_records(location, format):
             if record is None:
-                yield {"row": row, "is_list": False, "is_broken": True}
+                yield {"row": row, "is_list": False, "cause": NOT_JSON if format == "jsonl" else SURPLUS_FIELDS}
                 continue
             caption = record.get(columns.caption)
-            captions = None if isinstance(caption, dict) else caption if isinstance(caption, list | None) else [caption]
+            captions = [None if is_missing(c) else c for c in (caption if isinstance(caption, list) else [caption])]
             key = record.get(columns.key) if columns.key else None
             yield {
                 "row": row,
                 "key": None if key is None else _text(key),
                 "image": _text(record.get(columns.image) or ""),
-                "captions": captions and [None if item is None else _text(item) for item in captions],
+                "captions": [None if item is None else _text(item) for item in captions],
                 "is_list": isinstance(caption, list),
-                "is_broken": False,
+                "cause": None if all(item is None or is_text(item) for item in captions) else NOT_TEXT,
             }
 
     return _write(entries(), _TABLE, out, rows_per_group)
@@ -93,10 +110,10 @@ def _table_rows(
     for entry, image in zip(entries, images, strict=True):
         source, captions = f"{name}#row {entry['row']}", entry["captions"]
         key = entry["key"] or f"{stem}-{entry['row']}"
-        if entry["is_broken"]:
-            yield SourceRow(source, key, cause=NOT_JSON, message="the line is no JSON object")
+        if entry["cause"] is not None:
+            yield SourceRow(source, key, cause=entry["cause"], message=_MESSAGES[entry["cause"]])
             continue
-        yield make_row(source, key, captions if entry["is_list"] or not captions else captions[0], image)
+        yield make_row(source, key, captions if entry["is_list"] else captions[0], image)
 
 
 def _samples(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,16 @@ class SourceRow:
     image: bytes | None = None
     cause: str | None = None
     message: str = ""
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value is null: JSON and Parquet that pandas wrote have NaN there."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value may be a caption: text or a number."""
+    return isinstance(value, str | bytes | int | float)
 
 
 def wanted_member(extension: str, config: ImportConfig) -> bool:

@@ -12,7 +12,7 @@ from pipelines.columns import DataError
 from pipelines.ingest.config import Format, ImportConfig
 from pipelines.ingest.fetch import open_location, reason
 from pipelines.ingest.rows import IMAGE_EXTENSIONS
-from pipelines.ingest.tables import has_images
+from pipelines.ingest.tables import EmptyTableError, TableError, has_images
 from pipelines.storage import Location
 
 _ENDINGS: dict[Format, tuple[str, ...]] = {
@@ -48,7 +48,6 @@ def list_source(config: ImportConfig) -> SourceListing:
     root, infos, is_file = _list(config)
     start = len(root.path.rstrip("/")) + 1
     files = sorted((SourceFile(info.path[start:], info.size) for info in infos), key=lambda file: file.name)
-    files = [file for file in files if not _is_hidden(file.name)]
     if config.format is not None and is_file:
         return SourceListing(root.url, config.format, tuple(files))
     kinds = {kind: [f for f in files if f.name.lower().endswith(ends)] for kind, ends in _ENDINGS.items()}
@@ -107,7 +106,16 @@ def _list(config: ImportConfig) -> tuple[Location, list[pafs.FileInfo], bool]:
         for info in infos:
             if info.type == pafs.FileType.Directory:
                 inside = places[0].filesystem.get_file_info(pafs.FileSelector(info.path, recursive=True))
-                files += [entry for entry in inside if entry.type == pafs.FileType.File]
+                files += [
+                    entry
+                    for entry in inside
+                    if entry.type == pafs.FileType.File and not _is_hidden(entry.path[len(info.path) :].strip("/"))
+                ]
+        files = list({info.path: info for info in files}.values())  # {a,a} and {a,a/b.tar} name some twice
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"source: {config.source} holds a file whose name is no UTF-8, {error.object!r}; rename it"
+        ) from None
     except OSError as error:
         raise DataError(f"source: {config.source} cannot be listed: {reason(error)}") from None
     is_folder = len(names) == 1 and infos[0].type == pafs.FileType.Directory
@@ -120,10 +128,23 @@ def _is_hidden(name: str) -> bool:
     return any(part.startswith(("_", ".")) for part in name.split("/"))
 
 
+def _any_has_images(config: ImportConfig, root: Location, files: list[SourceFile], kind: Format) -> bool:
+    """Whether the first of some tables that can be read and has a row holds images or their paths."""
+    for file in files:
+        try:
+            return has_images(config, root / file.name, kind)
+        except EmptyTableError:
+            continue
+        except TableError as error:
+            if not config.skip_broken_files:
+                raise DataError(f"{error}; --skip-broken-files leaves such files out") from None
+    return False
+
+
 def _tell_format(config: ImportConfig, root: Location, kinds: dict[Format, list[SourceFile]]) -> Format:
     """The one format that can be meant. img2dataset keeps a Parquet without images beside its tars and files."""
     tables = [kind for kind in kinds if kind not in ("wds", "files") and kinds[kind]]
-    useful = [kind for kind in tables if has_images(config, root / kinds[kind][0].name, kind)]
+    useful = [kind for kind in tables if _any_has_images(config, root, kinds[kind], kind)]
     tars: list[Format] = ["wds"] if kinds["wds"] else []
     candidates = tars + useful
     if len(candidates) > 1:

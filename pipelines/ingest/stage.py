@@ -25,7 +25,7 @@ from pipelines.ingest.config import ImportConfig
 from pipelines.ingest.fetch import FETCHES
 from pipelines.ingest.images import check_image
 from pipelines.ingest.parts import Part, read_part
-from pipelines.ingest.rows import EMPTY_CAPTION, NOT_TEXT, NULL_CAPTION, SourceRow
+from pipelines.ingest.rows import EMPTY_CAPTION, NOT_TEXT, NULL_CAPTION, SourceRow, is_missing, is_text
 from pipelines.ingest.sources import SourceListing
 from pipelines.plan import seeded_permutation
 from pipelines.storage import Location
@@ -156,7 +156,7 @@ def _kept_rows(config: ImportConfig, rows: Iterator[SourceRow], counts: _Counts)
             message = _storable(str(error))[:500]
             counts.rejects.append({"key": key, "cause": error.cause, "source": source, "message": message})
             continue
-        counts.has_lists |= not isinstance(row.caption, str | bytes | int | float)
+        counts.has_lists |= not is_text(row.caption)
         counts.image_bytes += len(image)
         counts.resized += image is not original
         yield {
@@ -176,7 +176,7 @@ def read_captions(caption: Any) -> list[str]:
 
     Raises an error with its cause for a caption that is null, blank or no text.
     """
-    if caption is None:
+    if is_missing(caption):
         raise _RefusedError(NULL_CAPTION, "there is no caption")
     captions = []
     for text in caption if isinstance(caption, list) else [caption]:
@@ -185,9 +185,9 @@ def read_captions(caption: Any) -> list[str]:
                 text = text.decode("utf-8")
             except UnicodeDecodeError as error:
                 raise _RefusedError(NOT_TEXT, f"the caption is no UTF-8: {error}") from None
-        if text is None or not str(text).strip():
+        if is_missing(text) or not str(text).strip():
             continue
-        if not isinstance(text, str | int | float):
+        if not is_text(text):
             raise _RefusedError(NOT_TEXT, f"the caption is a {type(text).__name__}, neither text nor a list of texts")
         captions.append(_storable(str(text)))
     if not captions:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -91,10 +92,13 @@ def _find_image(kinds: Mapping[str, Kind], first: Mapping[str, Any], config: Imp
 
 
 def has_images(config: ImportConfig, location: Location, format: Format) -> bool:
-    """Whether a table holds images or their paths. Raises DataError for a file that is no table of this format."""
+    """Whether a table holds images or their paths.
+
+    Raises TableError for a file that is no table of this format, EmptyTableError where no row tells.
+    """
     try:
         table_columns(config, location, format)
-    except TableError:
+    except (TableError, EmptyTableError):
         raise
     except DataError:
         return False
@@ -105,12 +109,18 @@ class TableError(DataError):
     """A file that is no table at all, or breaks off."""
 
 
+class EmptyTableError(DataError):
+    """A CSV, TSV or JSONL file without a row, as tools write for a shard that nothing fell to."""
+
+
 def table_columns(config: ImportConfig, location: Location, format: Format) -> TableColumns:
     """The columns of a Parquet, CSV, TSV or JSONL file."""
     if format == "parquet":
         with open_parquet(location) as file:
             return parquet_columns(file, config, location.url)
     records = list(islice(iterate_records(location, format), _PEEK_LINES))
+    if not records:
+        raise EmptyTableError(f"{location.url}: has no row")
     first: dict[str, Any] = {}
     for _, record in records:
         first |= {name: value for name, value in (record or {}).items() if first.get(name) in (None, "")}
@@ -139,14 +149,19 @@ def open_parquet(location: Location) -> Iterator[pq.ParquetFile]:
 
 def parquet_columns(file: pq.ParquetFile, config: ImportConfig, name: str) -> TableColumns:
     """The columns of a Parquet file, by type, name, and where only paths are left, by their first value."""
+    names = file.schema_arrow.names
     kinds = {field.name: _kind_of_type(field.type) for field in file.schema_arrow}
     paths = [column for column, kind in kinds.items() if kind == "text" and column.lower() in PATH_NAMES]
     first: dict[str, Any] = {}
     if paths and not {"bytes", "struct"} & set(kinds.values()):
         for batch in islice(file.iter_batches(batch_size=16, columns=paths), 1):
             for column in paths:
-                first[column] = next((value for value in batch.column(column).to_pylist() if value), None)
-    return find_table_columns(kinds, first, config, name)
+                first[column] = next((value for value in _values(batch.column(column)) if value), None)
+    columns = find_table_columns(kinds, first, config, name)
+    twice = next((column for column in columns.names() if names.count(column) > 1), None)
+    if twice is not None:
+        raise DataError(f"{name}: has {names.count(twice)} columns of the name {twice!r}; rename all but one")
+    return columns
 
 
 def _kind_of_type(type: pa.DataType) -> Kind:
@@ -178,15 +193,33 @@ def parquet_rows(
         columns = parquet_columns(file, config, (root / name).url)
         row = first_row
         for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=columns.names(), use_threads=False):
-            table = {column: batch.column(column).to_pylist() for column in columns.names()}
+            table = {column: _values(batch.column(column)) for column in columns.names()}
             keys = table[columns.key] if columns.key else [None] * len(batch)
             statuses = table[columns.status] if columns.status else ["success"] * len(batch)
             images = _load_images(table[columns.image], columns.image_kind, folders, config, pool)
             for i, image in enumerate(images):
                 source = f"{name}#row {row + i}"
-                key = f"{stem}-{row + i}" if keys[i] is None else str(keys[i])
+                key = f"{stem}-{row + i}" if keys[i] is None else _key(keys[i])
                 yield make_row(source, key, table[columns.caption][i], image, statuses[i])
             row += len(batch)
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """The values of a column; where one is no UTF-8, which Parquet lets pass for text, all as bytes."""
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        return column.cast(_as_bytes(column.type)).to_pylist()
+
+
+def _as_bytes(type: pa.DataType) -> pa.DataType:
+    if pa.types.is_list(type) or pa.types.is_large_list(type):
+        return pa.large_list(_as_bytes(type.value_type))
+    return pa.large_binary() if _is_text(type) else type
+
+
+def _key(value: Any) -> str:
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
 
 
 def _load_images(
@@ -205,6 +238,7 @@ def _load_images(
         ]
         fetched = fetch_files(paths, folders, config.storage_options, pool)
         return [new if image is None else image for image, new in zip(held, fetched, strict=True)]
+    paths = [None if path is None else str(path) for path in paths]  # a number names a file too
     return fetch_files(paths, folders, config.storage_options, pool)
 
 
@@ -222,9 +256,11 @@ def make_row(
 
 
 def iterate_records(location: Location, format: Format) -> Iterator[tuple[int, dict[str, Any] | None]]:
-    """Row number and fields of each row of a CSV, TSV or JSONL file; None for a JSON line that is broken.
+    """Row number and fields of each row of a CSV, TSV or JSONL file.
 
-    Raises TableError for a file that is no UTF-8 text, or a CSV that cannot be told apart.
+    None stands for a JSON line that is broken, and for a row of more fields than the header has: which of them a
+    separator has cut in two cannot be known. Raises TableError for a file that is no UTF-8 text, or a CSV that cannot
+    be told apart.
     """
     try:
         with location.filesystem.open_input_stream(location.path, buffer_size=_BUFFER) as stream:
@@ -246,11 +282,38 @@ def _json_lines(lines: io.TextIOWrapper) -> Iterator[dict[str, Any] | None]:
             yield record if isinstance(record, dict) else None
 
 
-def _csv_lines(lines: io.TextIOWrapper, format: Format) -> Iterator[dict[str, Any]]:
+def _csv_lines(lines: io.TextIOWrapper, format: Format) -> Iterator[dict[str, Any] | None]:
     csv.field_size_limit(_FIELD_LIMIT)
     header = lines.readline()
     tab = format == "tsv" or ("\t" in header and "," not in header)  # open_clip's .csv are separated by tabs
-    names = next(csv.reader([header], delimiter="\t" if tab else ","), [])
-    for values in csv.reader(lines, delimiter="\t" if tab else ","):
+    delimiter = "\t" if tab else ","
+    names = next(csv.reader([header], delimiter=delimiter), [])
+    for values in _csv_values(lines, delimiter):
         if values:
-            yield dict(zip(names, values, strict=False))
+            yield None if any(values[len(names) :]) else dict(zip(names, values, strict=False))
+
+
+def _csv_values(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
+    """The fields of each row below the header. Raises csv.Error for a stray mark that would take in the rows below."""
+    last = deque([""], maxlen=1)
+
+    def read() -> Iterator[str]:
+        for line in lines:
+            last.append(line)
+            yield line
+
+    reader = csv.reader(read(), delimiter=delimiter, strict=True)
+    while True:
+        first = reader.line_num
+        try:
+            values = next(reader, None)
+        except csv.Error as error:
+            if reader.line_num - first > 1:
+                raise csv.Error(
+                    f"line {first + 2} begins a field with a quotation mark that no other closes ({error}); put such "
+                    "fields in quotation marks, and write those inside of them twice"
+                ) from None
+            values = next(csv.reader(last, delimiter=delimiter), [])  # "so" he said: within its line all is clear
+        if values is None:
+            return
+        yield values

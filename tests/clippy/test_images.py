@@ -244,3 +244,30 @@ def test_damage_never_raises_anything_else(noise: bytes, place: int) -> None:
     jpeg[place : place + len(noise)] = noise
     with contextlib.suppress(ImageError):
         assert decode_image(bytes(jpeg), 16).shape == (16, 16, 3)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", ["AVIF", "GIF", "PNG", "TIFF", "WEBP"])
+def test_damage_to_other_formats_never_raises_anything_else(kind: str) -> None:
+    whole = encode(Image.fromarray(RGB).resize((24, 16)), kind)
+    for place in range(0, min(len(whole), 600), 3):
+        damaged = whole[:place] + b"\xff\x00\xff\x01" + whole[place + 4 :]
+        for read in (read_header, verify_image, decode_rgb):
+            with contextlib.suppress(ImageError):
+                read(damaged)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("mode", "kind"), [("CMYK", "JPEG"), ("RGB", "WEBP"), ("RGB", "PNG")])
+def test_exif_that_cannot_be_written_again_still_turns_the_picture(mode: str, kind: str) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    exif[ExifTags.Base.XResolution] = 72.0
+    block = exif.tobytes()
+    entry = block.index(struct.pack(">HH", ExifTags.Base.XResolution, 5))
+    block = block[: entry + 2] + struct.pack(">H", 7) + block[entry + 4 :]  # bytes where a fraction belongs
+    picture = Image.fromarray(RGB).convert(mode)
+    turned, plain = encode(picture, kind, exif=block), encode(picture, kind)
+    assert np.array_equal(decode_rgb(turned), np.rot90(decode_rgb(plain), k=-1))
+    broken = encode(picture, kind, exif=b"Exif\x00\x00MM\x00\x2a\xff\xff")
+    assert np.array_equal(decode_rgb(broken), decode_rgb(plain))

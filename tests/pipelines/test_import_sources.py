@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.columns import DataError
-from pipelines.ingest.config import ImportConfig
+from pipelines.ingest.config import Format, ImportConfig
 from pipelines.ingest.plan import find_duplicates, plan_shards
 from pipelines.ingest.sources import expand_braces, list_source
 from pipelines.ingest.stage import StagedPart, read_captions
@@ -194,6 +195,24 @@ def test_csv_tsv_and_jsonl(tmp_path: Path) -> None:
         list(iterate_records(locate(str(tmp_path / "latin.csv")), "csv"))
 
 
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_a_stray_quotation_mark_takes_no_row_with_it(tmp_path: Path, ending: Format) -> None:
+    mark = "," if ending == "csv" else "\t"
+    table = locate(str(tmp_path / f"a.{ending}"))
+
+    def read(*rows: str) -> list[Any]:
+        lines = ["filepath|title", *(f"{i}.jpg|{row}" for i, row in enumerate(rows))]
+        Path(table.path).write_text("\n".join(lines).replace("|", mark) + "\n")
+        return [record["title"] for _, record in iterate_records(table, ending) if record is not None]
+
+    assert read('"so" he said', "a", '"of ""two""\nlines"', 'b "c"') == ["so he said", "a", 'of "two"\nlines', 'b "c"']
+    for rows in (["a", '"open', "b", "c"], ["a", '"open', 'the "big" dog', "c"]):
+        with pytest.raises(
+            DataError, match=rf"a\.{ending}: cannot be read: line 3 begins a field with a quotation mark"
+        ):
+            read(*rows)
+
+
 def test_what_cannot_be_told_is_asked(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"source: .*nowhere does not exist"):
         list_source(config(tmp_path / "nowhere"))
@@ -268,3 +287,23 @@ def test_of_equal_hashes_the_first_in_source_order_stays(parts: list[list[int]])
         for value, is_left_out in list(zip(part, left_out.tolist(), strict=True))[::-1]:
             assert is_left_out == (value in seen)
             seen.add(value)
+
+
+def test_a_file_named_twice_is_read_once_and_one_named_is_never_hidden(tmp_path: Path) -> None:
+    for name in ("a/0.tar", "a/_1.tar", "_b/2.tar", "_b/.3/4.tar"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+
+    def names(source: str, **told: Any) -> list[str]:
+        return [file.name for file in list_source(config(f"{tmp_path}/{source}", **told)).files]
+
+    assert names("a") == ["0.tar"]
+    assert names("{a,a/0.tar,a}") == ["a/0.tar"]
+    assert names("a/_1.tar") == names("a/_1.tar", format="wds") == ["_1.tar"]
+    assert names("{a,_b}") == ["_b/2.tar", "a/0.tar"]
+
+
+def test_a_name_that_is_no_utf8_is_shown(tmp_path: Path) -> None:
+    (Path(os.fsdecode(os.fsencode(tmp_path) + b"/gr\xfc\xdfe.jpg"))).write_bytes(b"")
+    with pytest.raises(DataError, match=r"a file whose name is no UTF-8, b'.*gr\\xfc\\xdfe.jpg'; rename it"):
+        list_source(config(tmp_path))
