@@ -97,7 +97,7 @@ def load_manifest(data: DatasetConfig) -> Manifest | None:
         return None
     try:
         manifest = _from_parquet(content)
-    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:  # OSError: pages that make no sense
         raise DataError(
             f"{location.url}: no manifest of this version ({error}); run: clippy data index {data.url}"
         ) from None

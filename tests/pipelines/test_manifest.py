@@ -120,6 +120,21 @@ def test_damaged_manifest_says_how_to_make_it_anew(tmp_path: Path) -> None:
         load_manifest(DatasetConfig(url=str(tmp_path)))
 
 
+def test_a_manifest_with_damaged_pages_is_made_anew_by_the_index(tmp_path: Path) -> None:
+    write(tmp_path, "a.parquet", **shard())
+    data, file = DatasetConfig(url=str(tmp_path)), tmp_path / "_manifest.parquet"
+    whole = index_dataset(data).manifest
+    content = bytearray(file.read_bytes())
+    content[4:24] = b"\xff" * 20  # between the magic bytes and the footer, which stay
+    file.write_bytes(content)
+    with pytest.raises(DataError, match="run: clippy data index"):
+        load_manifest(data)
+    assert index_dataset(data).manifest.digest == whole.digest
+    loaded = load_manifest(data)
+    assert loaded is not None
+    assert loaded.digest == whole.digest
+
+
 def test_manifest_can_lie_elsewhere_and_remembers_its_columns(tmp_path: Path) -> None:
     write(tmp_path / "data", "a.parquet", **shard(text=["t"] * 10))
     data = DatasetConfig(url=str(tmp_path / "data"), manifest=str(tmp_path / "m.parquet"))
