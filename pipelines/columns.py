@@ -40,7 +40,9 @@ def find_columns(schema: pa.Schema, data: DatasetConfig, name: str) -> Columns:
     key = data.key_column or next((key for key in KEY_NAMES if key in schema.names), None)
     if key is not None and key not in schema.names:
         raise DataError(f"{name}: has no column {key!r} (data.key_column); it has {', '.join(schema.names)}")
-    return Columns(image, caption, key, "status" if "status" in schema.names else None)
+    # A status of another kind, an HTTP code or a flag, is not the one that says "success".
+    status = "status" if "status" in schema.names and _compares_to_text(schema.field("status").type) else None
+    return Columns(image, caption, key, status)
 
 
 def _find(schema: pa.Schema, told: str | None, usual: tuple[str, ...], what: str, name: str) -> str:
@@ -62,6 +64,14 @@ def _check_types(schema: pa.Schema, image: str, caption: str, name: str) -> None
         kind = kind.value_type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise DataError(f"{name}: column {caption!r} holds {kind}, not text; set data.caption_column")
+
+
+def _compares_to_text(kind: pa.DataType) -> bool:
+    try:
+        pc.equal(pa.nulls(0, kind), "success")
+    except pa.ArrowNotImplementedError:
+        return False
+    return True
 
 
 def is_list(kind: pa.DataType) -> bool:

@@ -36,6 +36,14 @@ def test_counts_rows_that_are_samples(tmp_path: Path) -> None:
     assert manifest.excluded == {"null_caption": 1, "status_not_success": 2}
 
 
+@pytest.mark.parametrize("status", [[200] * 9 + [404], [True] * 9 + [None]])
+def test_a_status_that_is_no_text_leaves_nothing_out(tmp_path: Path, status: list[object]) -> None:
+    write(tmp_path, "a.parquet", **shard(status=status))
+    manifest = index_dataset(DatasetConfig(url=str(tmp_path))).manifest
+    assert manifest.columns.status is None
+    assert manifest.usable_rows.tolist() == [4, 4, 2]
+
+
 def test_written_manifest_is_the_one_that_was_built(tmp_path: Path) -> None:
     write(tmp_path, "a.parquet", **shard())
     data = DatasetConfig(url=str(tmp_path))
