@@ -37,9 +37,12 @@ def find_columns(schema: pa.Schema, data: DatasetConfig, name: str) -> Columns:
     image = _find(schema, data.image_column, IMAGE_NAMES, "image", name)
     caption = _find(schema, data.caption_column, CAPTION_NAMES, "caption", name)
     _check_types(schema, image, caption, name)
-    key = data.key_column or next((key for key in KEY_NAMES if key in schema.names), None)
+    key = data.key_column or next((k for k in KEY_NAMES if k in schema.names and _names_rows(schema.field(k))), None)
     if key is not None and key not in schema.names:
         raise DataError(f"{name}: has no column {key!r} (data.key_column); it has {', '.join(schema.names)}")
+    if key is not None and not _names_rows(schema.field(key)):
+        kind = schema.field(key).type
+        raise DataError(f"{name}: column {key!r} holds {kind}, not one name a row; set data.key_column to another")
     # A status of another kind, an HTTP code or a flag, is not the one that says "success".
     status = "status" if "status" in schema.names and _compares_to_text(schema.field("status").type) else None
     return Columns(image, caption, key, status)
@@ -64,6 +67,30 @@ def _check_types(schema: pa.Schema, image: str, caption: str, name: str) -> None
         kind = kind.value_type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise DataError(f"{name}: column {caption!r} holds {kind}, not text; set data.caption_column")
+
+
+def _names_rows(field: pa.Field) -> bool:
+    """Whether the values of a column can be written as text, which is what keys are."""
+    try:
+        pa.nulls(0, field.type).cast(pa.string())
+    except pa.ArrowNotImplementedError:
+        return False
+    return True
+
+
+def key_texts(keys: pa.ChunkedArray) -> pa.Array:
+    """Keys as text: bytes that are none, such as a digest or a UUID, in hexadecimal."""
+    kind = keys.type.storage_type if isinstance(keys.type, pa.BaseExtensionType) else keys.type
+    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)):
+        return keys.cast(pa.string()).combine_chunks()
+    return pa.array([None if key is None else _bytes_text(key) for key in keys.cast(kind).to_pylist()], pa.string())
+
+
+def _bytes_text(key: bytes) -> str:
+    try:
+        return key.decode()
+    except UnicodeDecodeError:
+        return key.hex()
 
 
 def _compares_to_text(kind: pa.DataType) -> bool:

@@ -21,7 +21,7 @@ import pyarrow.dataset as pads
 from clippy import images
 from clippy.crops import RandomResizedCrop, numbers_of
 from clippy.tokens import CaptionTokenizer
-from pipelines.columns import DataError, is_list, usable_mask
+from pipelines.columns import DataError, is_list, key_texts, usable_mask
 from pipelines.layout import FILLER
 from pipelines.manifest import Manifest, changed_shard, missing_shard
 from pipelines.plan import Part, Plan, Rows
@@ -220,7 +220,7 @@ def _read_rows(source: Source, run: Rows) -> pa.Table:
     if columns.key is None:
         keys = pa.array([f"{shard}:{group}:{row}" for row in rows.tolist()], pa.string())
     else:
-        keys = wanted.column(columns.key).cast(pa.string())
+        keys = key_texts(wanted.column(columns.key))
     return pa.table(
         {
             "passes": pa.repeat(pa.scalar(run.passes, pa.int64()), len(rows)),
@@ -231,7 +231,7 @@ def _read_rows(source: Source, run: Rows) -> pa.Table:
     )
 
 
-def _draw_captions(captions: pa.ChunkedArray, keys: pa.Array | pa.ChunkedArray, seed: int, passes: int) -> pa.Array:
+def _draw_captions(captions: pa.ChunkedArray, keys: pa.Array, seed: int, passes: int) -> pa.Array:
     """One caption a row: where there are several, another one drawn in each pass."""
     if not is_list(captions.type):
         return captions.cast(pa.string())

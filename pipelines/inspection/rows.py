@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from clippy import images
-from pipelines.columns import Columns, DataError, usable_mask
+from pipelines.columns import Columns, DataError, key_texts, usable_mask
 from pipelines.manifest import Manifest, missing_shard
 from pipelines.samples import VALID
 from pipelines.sections import DatasetConfig
@@ -186,7 +186,9 @@ def _row_values(
         image = image["bytes"]
     caption: Any = batch.column(columns.caption)[place].as_py()
     captions = tuple(text for text in (caption if isinstance(caption, list) else [caption]) if text is not None)
-    key = unnamed if columns.key is None else str(batch.column(columns.key)[place].as_py())
+    key = unnamed
+    if columns.key is not None:
+        key = str(key_texts(pa.chunked_array([batch.column(columns.key).slice(place, 1)]))[0].as_py())
     return key, image, captions
 
 

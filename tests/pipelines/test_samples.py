@@ -18,6 +18,7 @@ from clippy.crops import RandomResizedCrop
 from clippy.tokens import build_tokenizer
 from pipelines.columns import DataError
 from pipelines.index import index_dataset
+from pipelines.inspection.collect import inspect_data
 from pipelines.samples import CAUSES, Dataset, Decoding, Source, decode_unit, read_unit
 from pipelines.sections import DatasetConfig
 
@@ -86,6 +87,23 @@ def test_rows_without_a_key_are_named_by_their_place(tmp_path: Path) -> None:
     of = source(tmp_path, image=[{"bytes": jpeg(i), "path": None} for i in range(6)], text=["a"] * 6)
     keys = [key for unit in units(of, 3) for key in unit["key"]]
     assert sorted(keys[:6]) == [f"00000.parquet:{row // 5}:{row % 5}" for row in range(6)]
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.binary(4), pa.large_binary()])
+def test_keys_of_bytes_are_text_as_training_and_inspection_name_them(tmp_path: Path, kind: pa.DataType) -> None:
+    digests = pa.array([b"\xff\x00\x00\x01", b"abcd"], kind)
+    of = source(tmp_path, jpg=[jpeg(0)] * 2, caption=["a"] * 2, sha256=digests)
+    (unit,) = units(replace(of, unit_rows=2), 1)
+    assert sorted(unit["key"]) == ["abcd", "ff000001"]
+    assert sorted(row.key for row in inspect_data(of.datasets[0].config, 2, 16).rows) == ["abcd", "ff000001"]
+
+
+def test_a_column_that_names_no_rows_is_no_key(tmp_path: Path) -> None:
+    of = source(tmp_path, jpg=[jpeg(0)] * 2, caption=["a"] * 2, id=[[1], [2]])
+    (unit,) = units(replace(of, unit_rows=2), 1)
+    assert sorted(unit["key"]) == ["00000.parquet:0:0", "00000.parquet:0:1"]
+    with pytest.raises(DataError, match=r"column 'id' holds list<.*>, not one name a row; set data\.key_column"):
+        index_dataset(DatasetConfig(url=str(tmp_path), key_column="id"))
 
 
 @pytest.mark.parametrize("change", ["gone", "other size", "other rows"])
