@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shlex
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
@@ -19,6 +20,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from clippy.config import flatten
 from pipelines.columns import Columns, DataError
 from pipelines.sections import DatasetConfig
 from pipelines.shards import retry
@@ -98,9 +100,7 @@ def load_manifest(data: DatasetConfig) -> Manifest | None:
     try:
         manifest = _from_parquet(content)
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:  # OSError: pages that make no sense
-        raise DataError(
-            f"{location.url}: no manifest of this version ({error}); run: clippy data index {data.url}"
-        ) from None
+        raise DataError(f"{location.url}: no manifest of this version ({error}); run: {index_command(data)}") from None
     for field, name in (
         ("image_column", manifest.columns.image),
         ("caption_column", manifest.columns.caption),
@@ -110,7 +110,7 @@ def load_manifest(data: DatasetConfig) -> Manifest | None:
         if wanted is not None and wanted != name:
             raise DataError(
                 f"data.{field}: {wanted!r}, but the manifest of {data.url} was made for {name!r}; "
-                f"run: clippy data index {data.url} data.{field}={wanted}"
+                f"run: {index_command(data)}"
             )
     return manifest
 
@@ -131,19 +131,31 @@ def check_shards(data: DatasetConfig, manifest: Manifest) -> None:
     infos = folder.filesystem.get_file_info([f"{folder.path}/{shard}" for shard in manifest.shards])
     for shard, size, info in zip(manifest.shards, manifest.shard_bytes, infos, strict=True):
         if info.type == pafs.FileType.NotFound:
-            raise DataError(missing_shard(data.url, shard))
+            raise DataError(missing_shard(data, shard))
         if info.size != size:
-            raise DataError(changed_shard(data.url, shard))
+            raise DataError(changed_shard(data, shard))
 
 
-def missing_shard(url: str, shard: str) -> str:
+def missing_shard(data: DatasetConfig, shard: str) -> str:
     """The sentence for a shard that the manifest names and storage does not have."""
-    return f"{url}/{shard}: this shard is in the manifest but is gone; restore it, or run: clippy data index {url}"
+    return f"{data.url}/{shard}: this shard is in the manifest but is gone; restore it, or run: {index_command(data)}"
 
 
-def changed_shard(url: str, shard: str) -> str:
+def changed_shard(data: DatasetConfig, shard: str) -> str:
     """The sentence for a shard that is not the one the manifest describes."""
-    return f"{url}/{shard}: this shard changed after it was indexed; run: clippy data index {url}"
+    return f"{data.url}/{shard}: this shard changed after it was indexed; run: {index_command(data)}"
+
+
+def index_command(data: DatasetConfig) -> str:
+    """The command that brings the manifest of this dataset up to date, where it lies and with the same columns."""
+    told = {name: getattr(data, name) for name in ("image_column", "caption_column", "key_column", "manifest")}
+    told |= {f"storage_options.{name}": value for name, value in flatten(data.storage_options).items()}
+    fields = [
+        shlex.quote(f"data.{name}={value if isinstance(value, str) else json.dumps(value)}")
+        for name, value in told.items()
+        if value is not None
+    ]
+    return " ".join(["clippy data index", shlex.quote(data.url), *fields])
 
 
 _GROUP_ARRAYS = ("shard_of_group", "group_in_shard", "rows", "usable_rows", "null_captions", "image_bytes")

@@ -211,7 +211,7 @@ def _read_rows(source: Source, run: Rows) -> pa.Table:
     table = _read_group(dataset, shard_index, group, names)
     usable = np.flatnonzero(usable_mask(table, columns))
     if len(usable) != manifest.usable_rows[run.group]:
-        raise DataError(changed_shard(dataset.config.url, shard))
+        raise DataError(changed_shard(dataset.config, shard))
     rows = usable[run.rows]
     wanted = table.take(pa.array(rows))
     image = wanted.column(columns.image)
@@ -250,7 +250,7 @@ def _read_group(dataset: Dataset, shard_index: int, group: int, names: list[str]
         shard = _open_shard(dataset, shard_index, location)
         return read_groups(shard, location, [group], names)
     except FileNotFoundError:
-        raise DataError(missing_shard(dataset.config.url, shard_name)) from None
+        raise DataError(missing_shard(dataset.config, shard_name)) from None
 
 
 _SHARDS: OrderedDict[tuple[str, str], pads.ParquetFileFragment] = OrderedDict()
@@ -267,7 +267,7 @@ def _open_shard(dataset: Dataset, shard_index: int, location: Location) -> pads.
         if key in _SHARDS:
             _SHARDS.move_to_end(key)
             return _SHARDS[key]
-    changed = changed_shard(dataset.config.url, manifest.shards[shard_index])
+    changed = changed_shard(dataset.config, manifest.shards[shard_index])
     shard = open_shard(location, int(manifest.shard_bytes[shard_index]))
     try:
         footer = read_footer(shard, location)

@@ -89,7 +89,7 @@ def read_footers(data: DatasetConfig, manifest: Manifest, shards: Iterable[int])
         try:
             return read_footer(open_shard(location, int(manifest.shard_bytes[shard])), location)
         except FileNotFoundError:
-            raise DataError(missing_shard(data.url, manifest.shards[shard])) from None
+            raise DataError(missing_shard(data, manifest.shards[shard])) from None
 
     with ThreadPoolExecutor(max_workers=32) as pool:
         return dict(zip(wanted, pool.map(read, wanted), strict=True))

@@ -127,7 +127,7 @@ def read_rows(
                     location,
                 )
             except FileNotFoundError:
-                raise DataError(missing_shard(data.url, shard)) from None
+                raise DataError(missing_shard(data, shard)) from None
 
         for done, some in enumerate(pool.map(read, picks), 1):
             rows += some

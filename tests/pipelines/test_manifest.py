@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cluster.cli import main, parse
+from cluster.data import data_config
 from pipelines.columns import DataError
 from pipelines.index import index_dataset
-from pipelines.manifest import check_shards, load_manifest
+from pipelines.manifest import check_shards, index_command, load_manifest
 from pipelines.sections import DatasetConfig
 
 
@@ -150,6 +153,40 @@ def test_manifest_can_lie_elsewhere_and_remembers_its_columns(tmp_path: Path) ->
     assert [p.name for p in (tmp_path / "data").iterdir()] == ["a.parquet"]
     with pytest.raises(DataError, match=r"data\.caption_column: 'text', but the manifest"):
         load_manifest(data.model_copy(update={"caption_column": "text"}))
+
+
+@pytest.mark.parametrize("change", ["changed", "gone", "damaged manifest"])
+def test_the_command_of_a_sentence_indexes_the_same_dataset(
+    tmp_path: Path, change: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "my data"
+    for name in ("a.parquet", "b.parquet"):
+        write(folder, name, **shard(alt=["t"] * 10))
+    data = DatasetConfig(url=str(folder), manifest=str(tmp_path / "m.parquet"), caption_column="alt")
+    manifest = index_dataset(data).manifest
+    if change == "gone":
+        (folder / "a.parquet").unlink()
+    elif change == "changed":
+        write(folder, "a.parquet", **shard(50, alt=["t"] * 50))
+    else:
+        (tmp_path / "m.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError) as caught:
+        check_shards(data, load_manifest(data) or manifest)
+    command = shlex.split(str(caught.value).split("run: ")[1])
+    assert command.pop(0) == "clippy"
+    assert main(command) == 0
+    capsys.readouterr()
+    again = load_manifest(data)
+    assert again is not None
+    check_shards(data, again)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(again.shards)  # and nothing was written beside them
+
+
+def test_the_command_of_a_sentence_opens_storage_in_the_same_way() -> None:
+    options = {"endpoint_url": "http://host:9000", "anon": True}
+    data = DatasetConfig(url="s3://bucket/pairs", storage_options=options)
+    arguments = shlex.split(index_command(data))[1:]
+    assert data_config("clippy data index", parse(arguments)) == data
 
 
 def test_a_second_index_reads_only_what_is_new(tmp_path: Path) -> None:
