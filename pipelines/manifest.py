@@ -12,8 +12,10 @@ import hashlib
 import io
 import json
 import shlex
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -148,14 +150,17 @@ def changed_shard(data: DatasetConfig, shard: str) -> str:
 
 def index_command(data: DatasetConfig) -> str:
     """The command that brings the manifest of this dataset up to date, where it lies and with the same columns."""
-    told = {name: getattr(data, name) for name in ("image_column", "caption_column", "key_column", "manifest")}
-    told |= {f"storage_options.{name}": value for name, value in flatten(data.storage_options).items()}
-    fields = [
-        shlex.quote(f"data.{name}={value if isinstance(value, str) else json.dumps(value)}")
-        for name, value in told.items()
-        if value is not None
+    names = ("image_column", "caption_column", "key_column", "manifest")
+    told = [f"data.{name}={value}" for name in names if (value := getattr(data, name)) is not None]
+    told += [f"data.storage_options.{option}" for option in option_words(data.storage_options)]
+    return " ".join(["clippy data index", *map(shlex.quote, [data.url, *told])])
+
+
+def option_words(options: Mapping[str, Any]) -> list[str]:
+    """Storage options as a command line takes them: ``name=value``."""
+    return [
+        f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in flatten(options).items()
     ]
-    return " ".join(["clippy data index", shlex.quote(data.url), *fields])
 
 
 _GROUP_ARRAYS = ("shard_of_group", "group_in_shard", "rows", "usable_rows", "null_captions", "image_bytes")
