@@ -19,6 +19,7 @@ from pipelines.shards import footer_digest, open_shard, read_footer, read_groups
 from pipelines.storage import Location, locate
 
 Progress = Callable[[int, int], None]
+_TOLD = ("image", "caption", "key")
 _THREADS = 64
 """Footers read at once: they wait on storage far longer than they work."""
 
@@ -67,6 +68,8 @@ def read_manifest(data: DatasetConfig, progress: Progress | None = None, known: 
     if not infos:
         raise DataError(_nothing_there(folder))
     described = _taken_over(folder, infos, known)
+    if described and known is not None:  # a dataset remembers the columns that it was once told
+        data = data.model_copy(update={f"{name}_column": getattr(known.columns, name) for name in _TOLD})
     missing = [info for info in infos if info.path not in described]
     with ThreadPoolExecutor(max_workers=_THREADS) as pool:
         for done, (info, shard) in enumerate(

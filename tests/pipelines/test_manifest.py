@@ -206,6 +206,20 @@ def test_a_second_index_reads_only_what_is_new(tmp_path: Path) -> None:
     assert second.manifest.rows.tolist() == [4, 4, 2, 4, 2, 4, 4, 2]
 
 
+def test_new_shards_are_read_by_the_columns_of_the_others(tmp_path: Path) -> None:
+    two = shard(alt=["t"] * 9 + [None])
+    write(tmp_path, "a.parquet", **two)
+    told = DatasetConfig(url=str(tmp_path), caption_column="alt")
+    index_dataset(told)
+    write(tmp_path, "b.parquet", **two)
+    manifest = index_dataset(DatasetConfig(url=str(tmp_path))).manifest
+    assert manifest.columns.caption == "alt"
+    assert manifest.excluded == {"null_caption": 2}
+    for name in ("a.parquet", "b.parquet"):  # nothing is left of what the columns were told for
+        write(tmp_path, name, png=[b"x"] * 20, text=["t"] * 20)
+    assert index_dataset(DatasetConfig(url=str(tmp_path))).manifest.columns.caption == "text"
+
+
 def test_changed_and_vanished_shards_are_named_by_the_index(tmp_path: Path) -> None:
     for name in ("a.parquet", "b.parquet", "c.parquet"):
         write(tmp_path, name, **shard())
