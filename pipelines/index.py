@@ -13,7 +13,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from pipelines.columns import Columns, DataError, find_columns, usable_mask
-from pipelines.manifest import Manifest, load_manifest, save_manifest
+from pipelines.manifest import Manifest, load_manifest, manifest_location, save_manifest
 from pipelines.sections import DatasetConfig
 from pipelines.shards import footer_digest, open_shard, read_footer, read_groups, retry
 from pipelines.storage import Location, locate
@@ -64,7 +64,8 @@ def read_manifest(data: DatasetConfig, progress: Progress | None = None, known: 
     What ``known`` says of a shard of the same size and time of writing is taken over. Raises DataError.
     """
     folder = locate(data.url, data.storage_options)
-    infos = _list_shards(folder)
+    own = manifest_location(data).path  # by a name of the user's own it may look like a shard
+    infos = [info for info in _list_shards(folder) if info.path != own]
     if not infos:
         raise DataError(_nothing_there(folder))
     described = _taken_over(folder, infos, known)

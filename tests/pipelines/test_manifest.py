@@ -206,6 +206,13 @@ def test_a_second_index_reads_only_what_is_new(tmp_path: Path) -> None:
     assert second.manifest.rows.tolist() == [4, 4, 2, 4, 2, 4, 4, 2]
 
 
+def test_a_manifest_of_any_name_among_the_shards_is_none_of_them(tmp_path: Path) -> None:
+    write(tmp_path, "a.parquet", **shard())
+    data = DatasetConfig(url=str(tmp_path), manifest=f"{tmp_path}/manifest.parquet")
+    index_dataset(data)
+    assert index_dataset(data).manifest.shards == ("a.parquet",)
+
+
 def test_new_shards_are_read_by_the_columns_of_the_others(tmp_path: Path) -> None:
     two = shard(alt=["t"] * 9 + [None])
     write(tmp_path, "a.parquet", **two)
