@@ -208,7 +208,7 @@ def _read_rows(source: Source, run: Rows) -> pa.Table:
     shard_index, group = int(manifest.shard_of_group[run.group]), int(manifest.group_in_shard[run.group])
     shard = manifest.shards[shard_index]
     names = [name for name in (columns.image, columns.caption, columns.key, columns.status) if name]
-    table = _read_group(dataset, shard_index, group, names)
+    table = read_shard(dataset, shard_index, [group], names)
     usable = np.flatnonzero(usable_mask(table, columns))
     if len(usable) != manifest.usable_rows[run.group]:
         raise DataError(changed_shard(dataset.config, shard))
@@ -243,12 +243,13 @@ def _draw_captions(captions: pa.ChunkedArray, keys: pa.Array, seed: int, passes:
     return pa.array(drawn, pa.string())
 
 
-def _read_group(dataset: Dataset, shard_index: int, group: int, names: list[str]) -> pa.Table:
+def read_shard(dataset: Dataset, shard_index: int, groups: Sequence[int], names: Sequence[str]) -> pa.Table:
+    """Some columns of some row groups. Raises DataError when the shard is gone or is not the one that was indexed."""
     shard_name = dataset.manifest.shards[shard_index]
     location = dataset.folder / shard_name
     try:
         shard = _open_shard(dataset, shard_index, location)
-        return read_groups(shard, location, [group], names)
+        return read_groups(shard, location, groups, names)
     except FileNotFoundError:
         raise DataError(missing_shard(dataset.config, shard_name)) from None
 

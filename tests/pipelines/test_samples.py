@@ -19,6 +19,7 @@ from clippy.tokens import build_tokenizer
 from pipelines.columns import DataError
 from pipelines.index import index_dataset
 from pipelines.inspection.collect import inspect_data
+from pipelines.prepare import captions
 from pipelines.samples import CAUSES, Dataset, Decoding, Source, decode_unit, read_unit
 from pipelines.sections import DatasetConfig
 
@@ -124,6 +125,19 @@ def test_a_shard_that_is_not_the_indexed_one_is_named(tmp_path: Path, change: st
             )
     with pytest.raises(DataError, match=r"00000\.parquet"):
         units(of, 2)
+
+
+@pytest.mark.parametrize("change", ["gone", "other rows"])
+def test_captions_are_read_of_the_indexed_shard_alone(tmp_path: Path, change: str) -> None:
+    of = source(tmp_path, jpg=[jpeg(0)] * 8, caption=["a"] * 8)
+    assert list(captions(of.datasets)) == ["a"] * 8
+    moved = tmp_path / "elsewhere"  # on object storage nobody asks before the first shard is read
+    moved.mkdir()
+    if change == "other rows":
+        source(moved, jpg=[jpeg(0)] * 8, caption=["b"] * 8)
+    config = DatasetConfig(url=str(moved))
+    with pytest.raises(DataError, match=r"00000\.parquet: this shard .*run: clippy data index"):
+        list(captions((Dataset(config, of.datasets[0].manifest),)))
 
 
 def rows_of(of: Source, first_row: int, stop_row: int, decoding: Decoding = DECODING) -> dict[str, np.ndarray]:
