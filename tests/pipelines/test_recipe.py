@@ -96,6 +96,8 @@ def problem(*overrides: str) -> str:
         ),
         ("data.storage_options={connection_string: x}", "connection_string: credentials do not belong"),
         ("data.storage_options={endpoint_url: 'http://me:pass@host'}", "endpoint_url: credentials do not belong"),
+        ("data.storage_options.endpoint_url=9000", "data.storage_options: endpoint_url: must be text (got 9000)"),
+        ("data.storage_options.anon=no", 'data.storage_options: anon: must be true or false (got "no")'),
         ("optim.betas=[0.9, 1.0]", "both must be at least 0 and below 1"),
         ("model.logit_scale_init=200", "less than or equal to 100"),
         ("name=a/b", "name (from the command line)"),
