@@ -196,14 +196,19 @@ def _all_usable(group: pq.RowGroupMetaData, columns: Columns) -> bool:
 def _statistics(group: pq.RowGroupMetaData, name: str) -> pq.Statistics | None:
     """Of the column of that name, or of what a list of that name holds."""
     for i in range(group.num_columns):
-        if group.column(i).path_in_schema.split(".")[0] == name:
+        if belongs(group.column(i), name):
             return group.column(i).statistics
     return None
 
 
 def _stored_bytes(group: pq.RowGroupMetaData, name: str) -> int:
     chunks = (group.column(i) for i in range(group.num_columns))
-    return sum(chunk.total_compressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] == name)
+    return sum(chunk.total_compressed_size for chunk in chunks if belongs(chunk, name))
+
+
+def belongs(chunk: pq.ColumnChunkMetaData, name: str) -> bool:
+    """Whether the chunk is of the column of that name, which may have dots of its own, or of what lies in it."""
+    return chunk.path_in_schema == name or chunk.path_in_schema.startswith(f"{name}.")
 
 
 def _relative(folder: Location, info: pafs.FileInfo) -> str:

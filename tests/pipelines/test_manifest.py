@@ -93,6 +93,13 @@ def test_struct_of_bytes_is_an_image_column(tmp_path: Path) -> None:
     assert (columns.image, columns.caption, columns.key, columns.status) == ("image", "text", None, None)
 
 
+def test_names_of_columns_may_have_dots(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image.bytes": [b"x" * 99] * 10, "text.en": ["a"] * 10}), tmp_path / "a.parquet")
+    data = DatasetConfig(url=str(tmp_path), image_column="image.bytes", caption_column="text.en")
+    stored = pq.read_metadata(tmp_path / "a.parquet").row_group(0).column(0).total_compressed_size
+    assert index_dataset(data).manifest.image_bytes.tolist() == [stored]
+
+
 def test_folders_that_hold_no_data_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         index_dataset(DatasetConfig(url=str(tmp_path / "nowhere")))
