@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -84,6 +85,21 @@ def key_texts(keys: pa.ChunkedArray) -> pa.Array:
     if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)):
         return keys.cast(pa.string()).combine_chunks()
     return pa.array([None if key is None else _bytes_text(key) for key in keys.cast(kind).to_pylist()], pa.string())
+
+
+def texts(column: pa.ChunkedArray | pa.Array) -> list[Any]:
+    """The values of a column of text, or of lists of it. What is no UTF-8, which few writers check, is replaced."""
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        kind = pa.list_(pa.large_binary()) if is_list(column.type) else pa.large_binary()
+        return [_replaced(value) for value in column.cast(kind).to_pylist()]
+
+
+def _replaced(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_replaced(item) for item in value]
+    return None if value is None else value.decode(errors="replace")
 
 
 def _bytes_text(key: bytes) -> str:

@@ -13,7 +13,7 @@ import torch
 from clippy.crops import RandomResizedCrop
 from clippy.model import CLIPpy
 from clippy.tokens import CaptionTokenizer, build_tokenizer
-from pipelines.columns import DataError, is_list, usable_mask
+from pipelines.columns import DataError, is_list, texts, usable_mask
 from pipelines.console import Console
 from pipelines.index import index_dataset
 from pipelines.job import Job
@@ -115,7 +115,7 @@ def captions(datasets: tuple[Dataset, ...]) -> Iterator[str]:
         for shard, groups in enumerate(manifest.groups_of_shard.tolist()):
             table = read_shard(dataset, shard, range(groups), names)
             column = table.filter(usable_mask(table, columns)).column(columns.caption)
-            for caption in column.to_pylist():
+            for caption in texts(column):
                 yield from (text for text in caption if text) if is_list(column.type) else (caption,)
 
 

@@ -21,7 +21,7 @@ import pyarrow.dataset as pads
 from clippy import images
 from clippy.crops import RandomResizedCrop, numbers_of
 from clippy.tokens import CaptionTokenizer
-from pipelines.columns import DataError, is_list, key_texts, usable_mask
+from pipelines.columns import DataError, is_list, key_texts, texts, usable_mask
 from pipelines.layout import FILLER
 from pipelines.manifest import Manifest, changed_shard, missing_shard
 from pipelines.plan import Part, Plan, Rows
@@ -140,7 +140,7 @@ def decode_unit(table: pa.Table, decoding: Decoding, pixels: np.ndarray | None =
     if pixels is None:
         pixels = np.empty((len(table), decoding.image_size, decoding.image_size, 3), dtype=np.uint8)
     causes = np.zeros(len(table), dtype=np.int8)
-    captions, keys = table.column("caption").to_pylist(), table.column("key").to_pylist()
+    captions, keys = texts(table.column("caption")), texts(table.column("key"))
     passes = table.column("passes").to_pylist()
     for i, image in enumerate(table.column("image")):
         cause = _decode_row(image, captions[i], pixels[i], decoding, (decoding.seed, passes[i], keys[i]))
@@ -236,8 +236,8 @@ def _draw_captions(captions: pa.ChunkedArray, keys: pa.Array, seed: int, passes:
     if not is_list(captions.type):
         return captions.cast(pa.string())
     drawn = []
-    for key, texts in zip(keys.to_pylist(), captions.to_pylist(), strict=True):
-        choices = [text for text in texts if text and text.strip()]
+    for key, several in zip(texts(keys), texts(captions), strict=True):
+        choices = [text for text in several if text and text.strip()]
         (number,) = numbers_of(1, "caption", seed, passes, key)
         drawn.append(choices[int(number * len(choices))] if choices else "")
     return pa.array(drawn, pa.string())

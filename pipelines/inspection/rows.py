@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from clippy import images
-from pipelines.columns import Columns, DataError, key_texts, usable_mask
+from pipelines.columns import Columns, DataError, key_texts, texts, usable_mask
 from pipelines.manifest import Manifest, missing_shard
 from pipelines.samples import VALID
 from pipelines.sections import DatasetConfig
@@ -184,11 +184,11 @@ def _row_values(
     image: Any = batch.column(columns.image)[place].as_py()
     if isinstance(image, dict):
         image = image["bytes"]
-    caption: Any = batch.column(columns.caption)[place].as_py()
+    (caption,) = texts(batch.column(columns.caption).slice(place, 1))
     captions = tuple(text for text in (caption if isinstance(caption, list) else [caption]) if text is not None)
     key = unnamed
     if columns.key is not None:
-        key = str(key_texts(pa.chunked_array([batch.column(columns.key).slice(place, 1)]))[0].as_py())
+        key = str(texts(key_texts(pa.chunked_array([batch.column(columns.key).slice(place, 1)])))[0])
     return key, image, captions
 
 

@@ -99,6 +99,20 @@ def test_keys_of_bytes_are_text_as_training_and_inspection_name_them(tmp_path: P
     assert sorted(row.key for row in inspect_data(of.datasets[0].config, 2, 16).rows) == ["abcd", "ff000001"]
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_text_that_is_no_utf8_is_a_caption_with_replacements(tmp_path: Path, several: bool) -> None:
+    broken = pa.array([b"caf\xe9", b"tea"]).view(pa.string())
+    captions_there = pa.ListArray.from_arrays([0, 1, 2], broken) if several else broken
+    of = replace(source(tmp_path, jpg=[jpeg(0)] * 2, caption=captions_there, key=broken), unit_rows=2)
+    (unit,) = units(of, 1)
+    assert (unit["cause"] == 0).all()
+    ids = dict(zip(unit["key"], unit["ids"].tolist(), strict=True))
+    assert ids == {"caf\ufffd": token_ids("caf\ufffd").tolist(), "tea": token_ids("tea").tolist()}
+    assert list(captions(of.datasets)) == ["caf\ufffd", "tea"]
+    rows = inspect_data(of.datasets[0].config, 2, 16).rows
+    assert [(row.key, row.captions) for row in rows] == [("caf\ufffd", ("caf\ufffd",)), ("tea", ("tea",))]
+
+
 def test_a_column_that_names_no_rows_is_no_key(tmp_path: Path) -> None:
     of = source(tmp_path, jpg=[jpeg(0)] * 2, caption=["a"] * 2, id=[[1], [2]])
     (unit,) = units(replace(of, unit_rows=2), 1)
