@@ -60,7 +60,9 @@ def has_credentials(url: str) -> bool:
     if "://" not in url:
         return False
     parts = urlsplit(url)
-    return "@" in parts.netloc or any(secret_names(dict(parse_qsl(parts.query))))
+    user, at, _ = parts.netloc.rpartition("@")
+    named = bool(at) and not (parts.scheme in ("abfs", "abfss") and ":" not in user)  # Azure's container@account
+    return named or any(secret_names(dict(parse_qsl(parts.query))))
 
 
 def without_credentials(url: str) -> str:

@@ -88,6 +88,7 @@ def problem(*overrides: str) -> str:
         ("model.image.image_size=60", "model.image.image_size: 60 is not a multiple of the patch size 8"),
         ("tracking.uri=./mlruns", "MLflow 3 keeps no runs in folders"),
         ("data.url=s3://key:pass@bucket/x", "carries credentials"),
+        ("data.url=abfss://pairs:pass@account.dfs.core.windows.net/x", "carries credentials"),
         ("data.storage_options.secret=x", "credentials do not belong in a recipe"),
         ("data.storage_options={account_key: x}", "account_key: credentials do not belong"),
         (
@@ -105,6 +106,11 @@ def problem(*overrides: str) -> str:
 )
 def test_mistakes_name_field_value_and_rule(override: str, message: str) -> None:
     assert message in problem(override)
+
+
+def test_a_container_of_azure_is_no_user_name() -> None:
+    url = "abfss://pairs@account.dfs.core.windows.net/cc12m"
+    assert load_recipe("shapes", [f"data.url={url}"]).data.url == url
 
 
 def test_options_that_are_no_secrets_are_taken() -> None:
