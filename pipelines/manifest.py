@@ -26,7 +26,7 @@ from clippy.config import flatten
 from pipelines.columns import Columns, DataError
 from pipelines.sections import DatasetConfig
 from pipelines.shards import retry
-from pipelines.storage import Location, locate
+from pipelines.storage import Location, explain, locate
 
 MANIFEST_FILE = "_manifest.parquet"  # Parquet readers pass over names with a leading underscore
 _VERSION = 2
@@ -118,8 +118,16 @@ def load_manifest(data: DatasetConfig) -> Manifest | None:
 
 
 def save_manifest(data: DatasetConfig, manifest: Manifest) -> None:
-    """Write the manifest whole."""
-    manifest_location(data).write_bytes(_to_parquet(manifest))
+    """Write the manifest whole. Raises DataError where it cannot be, as beside data that one may only read."""
+    location, content = manifest_location(data), _to_parquet(manifest)
+    try:
+        location.write_bytes(content)
+    except OSError as error:
+        reason = explain(error) or (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"{location.url}: the manifest cannot be written: {reason}; "
+            "name a file or URL that can be written with data.manifest"
+        ) from None
 
 
 def check_shards(data: DatasetConfig, manifest: Manifest) -> None:

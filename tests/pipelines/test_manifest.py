@@ -213,6 +213,12 @@ def test_a_second_index_reads_only_what_is_new(tmp_path: Path) -> None:
     assert second.manifest.rows.tolist() == [4, 4, 2, 4, 2, 4, 4, 2]
 
 
+def test_a_manifest_that_cannot_be_written_can_lie_elsewhere(tmp_path: Path) -> None:
+    write(tmp_path, "a.parquet", **shard())
+    with pytest.raises(DataError, match=r"a\.parquet/m: the manifest cannot be written: .*; name .* data\.manifest"):
+        index_dataset(DatasetConfig(url=str(tmp_path), manifest=f"{tmp_path}/a.parquet/m"))
+
+
 def test_a_manifest_of_any_name_among_the_shards_is_none_of_them(tmp_path: Path) -> None:
     write(tmp_path, "a.parquet", **shard())
     data = DatasetConfig(url=str(tmp_path), manifest=f"{tmp_path}/manifest.parquet")
