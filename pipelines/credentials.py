@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -17,6 +18,10 @@ _SECRET_WORDS = {
 }
 
 
+_KINDS: dict[str, type] = {"endpoint_url": str, "region": str, "profile": str, "anon": bool}
+_KIND_NAMES = {str: "text", bool: "true or false"}
+
+
 class LocationSection(Section):
     """A section that names a place: its options may not hold credentials, because a recipe is saved and logged."""
 
@@ -25,13 +30,16 @@ class LocationSection(Section):
 
     @field_validator("storage_options")
     @classmethod
-    def _no_credentials(cls, options: dict[str, Any]) -> dict[str, Any]:
+    def _check_options(cls, options: dict[str, Any]) -> dict[str, Any]:
         secrets = list(secret_names(options))
         if secrets:
             raise ValueError(
                 f"{', '.join(secrets)}: credentials do not belong in a recipe, which is saved and logged; set "
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, or name a profile"
             )
+        for name, kind in _KINDS.items():
+            if options.get(name) is not None and not isinstance(options[name], kind):
+                raise ValueError(f"{name}: must be {_KIND_NAMES[kind]} (got {json.dumps(options[name])})")
         return options
 
 
@@ -52,7 +60,9 @@ def has_credentials(url: str) -> bool:
     if "://" not in url:
         return False
     parts = urlsplit(url)
-    return "@" in parts.netloc or any(secret_names(dict(parse_qsl(parts.query))))
+    user, at, _ = parts.netloc.rpartition("@")
+    named = bool(at) and not (parts.scheme in ("abfs", "abfss") and ":" not in user)  # Azure's container@account
+    return named or any(secret_names(dict(parse_qsl(parts.query))))
 
 
 def without_credentials(url: str) -> str:

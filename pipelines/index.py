@@ -13,12 +13,13 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from pipelines.columns import Columns, DataError, find_columns, usable_mask
-from pipelines.manifest import Manifest, load_manifest, save_manifest
+from pipelines.manifest import Manifest, load_manifest, manifest_location, save_manifest
 from pipelines.sections import DatasetConfig
 from pipelines.shards import footer_digest, open_shard, read_footer, read_groups, retry
 from pipelines.storage import Location, locate
 
 Progress = Callable[[int, int], None]
+_TOLD = ("image", "caption", "key")
 _THREADS = 64
 """Footers read at once: they wait on storage far longer than they work."""
 
@@ -63,10 +64,13 @@ def read_manifest(data: DatasetConfig, progress: Progress | None = None, known: 
     What ``known`` says of a shard of the same size and time of writing is taken over. Raises DataError.
     """
     folder = locate(data.url, data.storage_options)
-    infos = _list_shards(folder)
+    own = manifest_location(data).path  # by a name of the user's own it may look like a shard
+    infos = [info for info in _list_shards(folder) if info.path != own]
     if not infos:
         raise DataError(_nothing_there(folder))
     described = _taken_over(folder, infos, known)
+    if described and known is not None:  # a dataset remembers the columns that it was once told
+        data = data.model_copy(update={f"{name}_column": getattr(known.columns, name) for name in _TOLD})
     missing = [info for info in infos if info.path not in described]
     with ThreadPoolExecutor(max_workers=_THREADS) as pool:
         for done, (info, shard) in enumerate(
@@ -192,14 +196,19 @@ def _all_usable(group: pq.RowGroupMetaData, columns: Columns) -> bool:
 def _statistics(group: pq.RowGroupMetaData, name: str) -> pq.Statistics | None:
     """Of the column of that name, or of what a list of that name holds."""
     for i in range(group.num_columns):
-        if group.column(i).path_in_schema.split(".")[0] == name:
+        if belongs(group.column(i), name):
             return group.column(i).statistics
     return None
 
 
 def _stored_bytes(group: pq.RowGroupMetaData, name: str) -> int:
     chunks = (group.column(i) for i in range(group.num_columns))
-    return sum(chunk.total_compressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] == name)
+    return sum(chunk.total_compressed_size for chunk in chunks if belongs(chunk, name))
+
+
+def belongs(chunk: pq.ColumnChunkMetaData, name: str) -> bool:
+    """Whether the chunk is of the column of that name, which may have dots of its own, or of what lies in it."""
+    return chunk.path_in_schema == name or chunk.path_in_schema.startswith(f"{name}.")
 
 
 def _relative(folder: Location, info: pafs.FileInfo) -> str:

@@ -11,18 +11,22 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shlex
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from clippy.config import flatten
 from pipelines.columns import Columns, DataError
 from pipelines.sections import DatasetConfig
 from pipelines.shards import retry
-from pipelines.storage import Location, locate
+from pipelines.storage import Location, explain, locate
 
 MANIFEST_FILE = "_manifest.parquet"  # Parquet readers pass over names with a leading underscore
 _VERSION = 2
@@ -97,10 +101,8 @@ def load_manifest(data: DatasetConfig) -> Manifest | None:
         return None
     try:
         manifest = _from_parquet(content)
-    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{location.url}: no manifest of this version ({error}); run: clippy data index {data.url}"
-        ) from None
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:  # OSError: pages that make no sense
+        raise DataError(f"{location.url}: no manifest of this version ({error}); run: {index_command(data)}") from None
     for field, name in (
         ("image_column", manifest.columns.image),
         ("caption_column", manifest.columns.caption),
@@ -110,14 +112,22 @@ def load_manifest(data: DatasetConfig) -> Manifest | None:
         if wanted is not None and wanted != name:
             raise DataError(
                 f"data.{field}: {wanted!r}, but the manifest of {data.url} was made for {name!r}; "
-                f"run: clippy data index {data.url} data.{field}={wanted}"
+                f"run: {index_command(data)}"
             )
     return manifest
 
 
 def save_manifest(data: DatasetConfig, manifest: Manifest) -> None:
-    """Write the manifest whole."""
-    manifest_location(data).write_bytes(_to_parquet(manifest))
+    """Write the manifest whole. Raises DataError where it cannot be, as beside data that one may only read."""
+    location, content = manifest_location(data), _to_parquet(manifest)
+    try:
+        location.write_bytes(content)
+    except OSError as error:
+        reason = explain(error) or (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"{location.url}: the manifest cannot be written: {reason}; "
+            "name a file or URL that can be written with data.manifest"
+        ) from None
 
 
 def check_shards(data: DatasetConfig, manifest: Manifest) -> None:
@@ -131,19 +141,34 @@ def check_shards(data: DatasetConfig, manifest: Manifest) -> None:
     infos = folder.filesystem.get_file_info([f"{folder.path}/{shard}" for shard in manifest.shards])
     for shard, size, info in zip(manifest.shards, manifest.shard_bytes, infos, strict=True):
         if info.type == pafs.FileType.NotFound:
-            raise DataError(missing_shard(data.url, shard))
+            raise DataError(missing_shard(data, shard))
         if info.size != size:
-            raise DataError(changed_shard(data.url, shard))
+            raise DataError(changed_shard(data, shard))
 
 
-def missing_shard(url: str, shard: str) -> str:
+def missing_shard(data: DatasetConfig, shard: str) -> str:
     """The sentence for a shard that the manifest names and storage does not have."""
-    return f"{url}/{shard}: this shard is in the manifest but is gone; restore it, or run: clippy data index {url}"
+    return f"{data.url}/{shard}: this shard is in the manifest but is gone; restore it, or run: {index_command(data)}"
 
 
-def changed_shard(url: str, shard: str) -> str:
+def changed_shard(data: DatasetConfig, shard: str) -> str:
     """The sentence for a shard that is not the one the manifest describes."""
-    return f"{url}/{shard}: this shard changed after it was indexed; run: clippy data index {url}"
+    return f"{data.url}/{shard}: this shard changed after it was indexed; run: {index_command(data)}"
+
+
+def index_command(data: DatasetConfig) -> str:
+    """The command that brings the manifest of this dataset up to date, where it lies and with the same columns."""
+    names = ("image_column", "caption_column", "key_column", "manifest")
+    told = [f"data.{name}={value}" for name in names if (value := getattr(data, name)) is not None]
+    told += [f"data.storage_options.{option}" for option in option_words(data.storage_options)]
+    return " ".join(["clippy data index", *map(shlex.quote, [data.url, *told])])
+
+
+def option_words(options: Mapping[str, Any]) -> list[str]:
+    """Storage options as a command line takes them: ``name=value``."""
+    return [
+        f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in flatten(options).items()
+    ]
 
 
 _GROUP_ARRAYS = ("shard_of_group", "group_in_shard", "rows", "usable_rows", "null_captions", "image_bytes")

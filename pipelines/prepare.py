@@ -13,7 +13,7 @@ import torch
 from clippy.crops import RandomResizedCrop
 from clippy.model import CLIPpy
 from clippy.tokens import CaptionTokenizer, build_tokenizer
-from pipelines.columns import DataError, is_list, usable_mask
+from pipelines.columns import DataError, is_list, texts, usable_mask
 from pipelines.console import Console
 from pipelines.index import index_dataset
 from pipelines.job import Job
@@ -21,9 +21,8 @@ from pipelines.manifest import check_shards, load_manifest
 from pipelines.plan import unit_rows
 from pipelines.recipe import Recipe
 from pipelines.run_folder import TOKENIZER_FILE, RunFolder, check_run, create_run
-from pipelines.samples import Dataset, Decoding, Source
+from pipelines.samples import Dataset, Decoding, Source, read_shard
 from pipelines.sections import DatasetConfig
-from pipelines.shards import open_shard, read_footer, read_groups
 
 VOCABULARY_CAPTIONS = 100_000
 """A vocabulary is learned from so many captions at most, the first of the dataset."""
@@ -109,16 +108,14 @@ def make_job(recipe: Recipe, source: Source, tokenizer: CaptionTokenizer) -> Job
 
 
 def captions(datasets: tuple[Dataset, ...]) -> Iterator[str]:
-    """Captions of usable rows in file order, one dataset after the other."""
+    """Captions of usable rows in file order, one dataset after the other. Raises DataError as ``read_shard``."""
     for dataset in datasets:
         manifest, columns = dataset.manifest, dataset.manifest.columns
         names = [name for name in (columns.caption, columns.status) if name]
-        for name, size in zip(manifest.shards, manifest.shard_bytes.tolist(), strict=True):
-            location = dataset.folder / name
-            shard = open_shard(location, size)
-            table = read_groups(shard, location, range(read_footer(shard, location).num_row_groups), names)
+        for shard, groups in enumerate(manifest.groups_of_shard.tolist()):
+            table = read_shard(dataset, shard, range(groups), names)
             column = table.filter(usable_mask(table, columns)).column(columns.caption)
-            for caption in column.to_pylist():
+            for caption in texts(column):
                 yield from (text for text in caption if text) if is_list(column.type) else (caption,)
 
 

@@ -21,7 +21,7 @@ import pyarrow.dataset as pads
 from clippy import images
 from clippy.crops import RandomResizedCrop, numbers_of
 from clippy.tokens import CaptionTokenizer
-from pipelines.columns import DataError, is_list, usable_mask
+from pipelines.columns import DataError, is_list, key_texts, texts, usable_mask
 from pipelines.layout import FILLER
 from pipelines.manifest import Manifest, changed_shard, missing_shard
 from pipelines.plan import Part, Plan, Rows
@@ -140,7 +140,7 @@ def decode_unit(table: pa.Table, decoding: Decoding, pixels: np.ndarray | None =
     if pixels is None:
         pixels = np.empty((len(table), decoding.image_size, decoding.image_size, 3), dtype=np.uint8)
     causes = np.zeros(len(table), dtype=np.int8)
-    captions, keys = table.column("caption").to_pylist(), table.column("key").to_pylist()
+    captions, keys = texts(table.column("caption")), texts(table.column("key"))
     passes = table.column("passes").to_pylist()
     for i, image in enumerate(table.column("image")):
         cause = _decode_row(image, captions[i], pixels[i], decoding, (decoding.seed, passes[i], keys[i]))
@@ -208,10 +208,10 @@ def _read_rows(source: Source, run: Rows) -> pa.Table:
     shard_index, group = int(manifest.shard_of_group[run.group]), int(manifest.group_in_shard[run.group])
     shard = manifest.shards[shard_index]
     names = [name for name in (columns.image, columns.caption, columns.key, columns.status) if name]
-    table = _read_group(dataset, shard_index, group, names)
+    table = read_shard(dataset, shard_index, [group], names)
     usable = np.flatnonzero(usable_mask(table, columns))
     if len(usable) != manifest.usable_rows[run.group]:
-        raise DataError(changed_shard(dataset.config.url, shard))
+        raise DataError(changed_shard(dataset.config, shard))
     rows = usable[run.rows]
     wanted = table.take(pa.array(rows))
     image = wanted.column(columns.image)
@@ -220,7 +220,7 @@ def _read_rows(source: Source, run: Rows) -> pa.Table:
     if columns.key is None:
         keys = pa.array([f"{shard}:{group}:{row}" for row in rows.tolist()], pa.string())
     else:
-        keys = wanted.column(columns.key).cast(pa.string())
+        keys = key_texts(wanted.column(columns.key))
     return pa.table(
         {
             "passes": pa.repeat(pa.scalar(run.passes, pa.int64()), len(rows)),
@@ -231,26 +231,27 @@ def _read_rows(source: Source, run: Rows) -> pa.Table:
     )
 
 
-def _draw_captions(captions: pa.ChunkedArray, keys: pa.Array | pa.ChunkedArray, seed: int, passes: int) -> pa.Array:
+def _draw_captions(captions: pa.ChunkedArray, keys: pa.Array, seed: int, passes: int) -> pa.Array:
     """One caption a row: where there are several, another one drawn in each pass."""
     if not is_list(captions.type):
         return captions.cast(pa.string())
     drawn = []
-    for key, texts in zip(keys.to_pylist(), captions.to_pylist(), strict=True):
-        choices = [text for text in texts if text and text.strip()]
+    for key, several in zip(texts(keys), texts(captions), strict=True):
+        choices = [text for text in several if text and text.strip()]
         (number,) = numbers_of(1, "caption", seed, passes, key)
         drawn.append(choices[int(number * len(choices))] if choices else "")
     return pa.array(drawn, pa.string())
 
 
-def _read_group(dataset: Dataset, shard_index: int, group: int, names: list[str]) -> pa.Table:
+def read_shard(dataset: Dataset, shard_index: int, groups: Sequence[int], names: Sequence[str]) -> pa.Table:
+    """Some columns of some row groups. Raises DataError when the shard is gone or is not the one that was indexed."""
     shard_name = dataset.manifest.shards[shard_index]
     location = dataset.folder / shard_name
     try:
         shard = _open_shard(dataset, shard_index, location)
-        return read_groups(shard, location, [group], names)
+        return read_groups(shard, location, groups, names)
     except FileNotFoundError:
-        raise DataError(missing_shard(dataset.config.url, shard_name)) from None
+        raise DataError(missing_shard(dataset.config, shard_name)) from None
 
 
 _SHARDS: OrderedDict[tuple[str, str], pads.ParquetFileFragment] = OrderedDict()
@@ -267,7 +268,7 @@ def _open_shard(dataset: Dataset, shard_index: int, location: Location) -> pads.
         if key in _SHARDS:
             _SHARDS.move_to_end(key)
             return _SHARDS[key]
-    changed = changed_shard(dataset.config.url, manifest.shards[shard_index])
+    changed = changed_shard(dataset.config, manifest.shards[shard_index])
     shard = open_shard(location, int(manifest.shard_bytes[shard_index]))
     try:
         footer = read_footer(shard, location)

@@ -152,8 +152,11 @@ def locate(url: str, options: Mapping[str, Any] | None = None) -> Location:
     import fsspec
 
     try:  # s3fs for profiles and client settings; gcsfs, adlfs and others where installed
-        filesystem = pafs.PyFileSystem(pafs.FSSpecHandler(fsspec.filesystem(protocol, **options)))
-    except (ValueError, ImportError, TypeError) as error:
+        opened = fsspec.filesystem(protocol, **options)
+        if protocol == "s3":
+            opened.connect()  # only now an option that it does not know is refused
+        filesystem = pafs.PyFileSystem(pafs.FSSpecHandler(opened))
+    except Exception as error:  # a profile that there is not, an unknown option: each library has errors of its own
         raise ValueError(f"{url}: cannot be opened: {error}") from None
     return Location(url, filesystem, path)
 

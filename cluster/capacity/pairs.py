@@ -84,12 +84,12 @@ def _told(values: dict[str, Any], changes: str) -> Pairs:
 def _indexed(config: DatasetConfig) -> Pairs:
     """Counts from the manifest, sizes of pictures and captions from the rows of its first unit."""
     from clippy.images import ImageError, read_header
-    from pipelines.manifest import check_shards, load_manifest
+    from pipelines.manifest import check_shards, index_command, load_manifest
     from pipelines.samples import Dataset, Source, read_unit
 
     manifest = load_manifest(config)
     if manifest is None:
-        raise ValueError(f"--dataset: {config.url} has no manifest; run: clippy data index {config.url}")
+        raise ValueError(f"--dataset: {config.url} has no manifest; run: {index_command(config)}")
     check_shards(config, manifest)
     source = Source((Dataset(config, manifest),), 0, min(_LOOKED_AT, int(manifest.usable_rows.sum())))
     table = read_unit(source, 0)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pipelines.inspection.layout import Layout
 from pipelines.inspection.sample import Sample
 from pipelines.inspection.units import bytes_text, percent
+from pipelines.manifest import index_command, option_words
 from pipelines.samples import VALID
 from pipelines.sections import DataConfig, DatasetConfig
 
@@ -46,16 +47,11 @@ def advise(data: DatasetConfig, layout: Layout, sample: Sample) -> list[Advice]:
 
 def import_command(data: DatasetConfig, options: str) -> str:
     """The command that writes the dataset anew; DEST is for the user to choose."""
-    return f"clippy data import {shlex.quote(data.url)} DEST {options}".strip()
-
-
-def _index_command(data: DatasetConfig) -> str:
-    told = [
-        f"data.{name}={shlex.quote(value)}"
-        for name in ("image_column", "caption_column", "key_column", "manifest")
-        if (value := getattr(data, name)) is not None
-    ]
-    return " ".join(["clippy data index", shlex.quote(data.url), *told])
+    columns = {name: getattr(data, f"{name}_column") for name in ("image", "caption", "key")}
+    told = [f"--{name}-column={column}" for name, column in columns.items() if column is not None]
+    told += [f"--storage-option={option}" for option in option_words(data.storage_options)]
+    words = ["clippy data import", shlex.quote(data.url), "DEST", *map(shlex.quote, told), options]
+    return " ".join(words).strip()
 
 
 def _rows(data: DatasetConfig, layout: Layout, sample: Sample) -> Iterator[Advice]:
@@ -97,7 +93,7 @@ def _storage(data: DatasetConfig, layout: Layout) -> Iterator[Advice]:
             f"manifest_{layout.manifest}",
             layout.manifest != "missing",
             f"{why} ({layout.shards:,} shards); index the dataset once.",
-            _index_command(data),
+            index_command(data),
         )
     if rows.max > MAX_GROUP_ROWS or stored.max > MAX_GROUP_BYTES:
         yield Advice(

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.columns import DataError
-from pipelines.index import read_manifest
+from pipelines.index import belongs, read_manifest
 from pipelines.inspection.distribution import Distribution, distribution
 from pipelines.manifest import Manifest, load_manifest, missing_shard
 from pipelines.sections import DatasetConfig
@@ -89,7 +89,7 @@ def read_footers(data: DatasetConfig, manifest: Manifest, shards: Iterable[int])
         try:
             return read_footer(open_shard(location, int(manifest.shard_bytes[shard])), location)
         except FileNotFoundError:
-            raise DataError(missing_shard(data.url, manifest.shards[shard])) from None
+            raise DataError(missing_shard(data, manifest.shards[shard])) from None
 
     with ThreadPoolExecutor(max_workers=32) as pool:
         return dict(zip(wanted, pool.map(read, wanted), strict=True))
@@ -98,7 +98,7 @@ def read_footers(data: DatasetConfig, manifest: Manifest, shards: Iterable[int])
 def describe_layout(manifest: Manifest, state: ManifestState, footers: dict[int, pq.FileMetaData]) -> Layout:
     """The layout that a manifest and some footers tell."""
     groups = [footer.row_group(i) for footer in footers.values() for i in range(footer.num_row_groups)]
-    images = [[column for column in _columns(group) if _belongs(column, manifest.columns.image)] for group in groups]
+    images = [[column for column in _columns(group) if belongs(column, manifest.columns.image)] for group in groups]
     summary: dict[str, Any] = manifest.summary()
     return Layout(
         schema=_schema(manifest, next(iter(footers.values())).schema.to_arrow_schema()),
@@ -128,10 +128,6 @@ def _sizes(values: list[int], binary: bool = False) -> Distribution:
 
 def _columns(group: pq.RowGroupMetaData) -> list[pq.ColumnChunkMetaData]:
     return [group.column(i) for i in range(group.num_columns)]
-
-
-def _belongs(column: pq.ColumnChunkMetaData, name: str) -> bool:
-    return column.path_in_schema == name or column.path_in_schema.startswith(f"{name}.")
 
 
 def _schema(manifest: Manifest, schema: pa.Schema) -> tuple[Column, ...]:

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from clippy import images
-from pipelines.columns import Columns, DataError, usable_mask
+from pipelines.columns import Columns, DataError, key_texts, texts, usable_mask
 from pipelines.manifest import Manifest, missing_shard
 from pipelines.samples import VALID
 from pipelines.sections import DatasetConfig
@@ -127,7 +127,7 @@ def read_rows(
                     location,
                 )
             except FileNotFoundError:
-                raise DataError(missing_shard(data.url, shard)) from None
+                raise DataError(missing_shard(data, shard)) from None
 
         for done, some in enumerate(pool.map(read, picks), 1):
             rows += some
@@ -184,9 +184,11 @@ def _row_values(
     image: Any = batch.column(columns.image)[place].as_py()
     if isinstance(image, dict):
         image = image["bytes"]
-    caption: Any = batch.column(columns.caption)[place].as_py()
+    (caption,) = texts(batch.column(columns.caption).slice(place, 1))
     captions = tuple(text for text in (caption if isinstance(caption, list) else [caption]) if text is not None)
-    key = unnamed if columns.key is None else str(batch.column(columns.key)[place].as_py())
+    key = unnamed
+    if columns.key is not None:
+        key = str(texts(key_texts(pa.chunked_array([batch.column(columns.key).slice(place, 1)])))[0])
     return key, image, captions
 
 

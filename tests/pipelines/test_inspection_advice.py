@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cluster.cli import parse
+from cluster.data import import_config
 from pipelines.index import index_dataset
-from pipelines.inspection.advice import advise
+from pipelines.inspection.advice import advise, import_command
 from pipelines.inspection.collect import Inspection
 from pipelines.inspection.data_card import write_data_card
 from pipelines.inspection.distribution import distribution
@@ -34,6 +37,17 @@ def test_nothing_to_change_is_said(fit: Inspection) -> None:
     assert fit.as_dict()["fit"] is True
     assert fit.layout.manifest == "current"
     assert "fit to train on" in as_text(fit)
+
+
+def test_the_command_to_import_takes_the_same_columns_from_the_same_storage() -> None:
+    options = {"endpoint_url": "http://host:9000", "anon": True}
+    columns = {"image_column": "img", "caption_column": "alt text", "key_column": "uid"}
+    data = DatasetConfig(url="s3://bucket/my pairs", storage_options=options, **columns)
+    arguments = shlex.split(import_command(data, "--row-group-rows 256"))[1:]
+    config = import_config(parse(arguments))
+    assert config.source == data.url
+    assert config.storage_options == options
+    assert {name: getattr(config, name) for name in columns} == columns
 
 
 LAYOUT_RULES: list[tuple[str, bool, dict[str, object], dict[str, object]]] = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cluster.cli import main, parse
+from cluster.data import data_config
 from pipelines.columns import DataError
 from pipelines.index import index_dataset
-from pipelines.manifest import check_shards, load_manifest
+from pipelines.manifest import check_shards, index_command, load_manifest
 from pipelines.sections import DatasetConfig
 
 
@@ -34,6 +37,14 @@ def test_counts_rows_that_are_samples(tmp_path: Path) -> None:
     assert manifest.rows.tolist() == [4, 4, 2, 3]
     assert manifest.usable_rows.tolist() == [4, 3, 0, 3]
     assert manifest.excluded == {"null_caption": 1, "status_not_success": 2}
+
+
+@pytest.mark.parametrize("status", [[200] * 9 + [404], [True] * 9 + [None]])
+def test_a_status_that_is_no_text_leaves_nothing_out(tmp_path: Path, status: list[object]) -> None:
+    write(tmp_path, "a.parquet", **shard(status=status))
+    manifest = index_dataset(DatasetConfig(url=str(tmp_path))).manifest
+    assert manifest.columns.status is None
+    assert manifest.usable_rows.tolist() == [4, 4, 2]
 
 
 def test_written_manifest_is_the_one_that_was_built(tmp_path: Path) -> None:
@@ -82,6 +93,13 @@ def test_struct_of_bytes_is_an_image_column(tmp_path: Path) -> None:
     assert (columns.image, columns.caption, columns.key, columns.status) == ("image", "text", None, None)
 
 
+def test_names_of_columns_may_have_dots(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image.bytes": [b"x" * 99] * 10, "text.en": ["a"] * 10}), tmp_path / "a.parquet")
+    data = DatasetConfig(url=str(tmp_path), image_column="image.bytes", caption_column="text.en")
+    stored = pq.read_metadata(tmp_path / "a.parquet").row_group(0).column(0).total_compressed_size
+    assert index_dataset(data).manifest.image_bytes.tolist() == [stored]
+
+
 def test_folders_that_hold_no_data_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         index_dataset(DatasetConfig(url=str(tmp_path / "nowhere")))
@@ -120,6 +138,21 @@ def test_damaged_manifest_says_how_to_make_it_anew(tmp_path: Path) -> None:
         load_manifest(DatasetConfig(url=str(tmp_path)))
 
 
+def test_a_manifest_with_damaged_pages_is_made_anew_by_the_index(tmp_path: Path) -> None:
+    write(tmp_path, "a.parquet", **shard())
+    data, file = DatasetConfig(url=str(tmp_path)), tmp_path / "_manifest.parquet"
+    whole = index_dataset(data).manifest
+    content = bytearray(file.read_bytes())
+    content[4:24] = b"\xff" * 20  # between the magic bytes and the footer, which stay
+    file.write_bytes(content)
+    with pytest.raises(DataError, match="run: clippy data index"):
+        load_manifest(data)
+    assert index_dataset(data).manifest.digest == whole.digest
+    loaded = load_manifest(data)
+    assert loaded is not None
+    assert loaded.digest == whole.digest
+
+
 def test_manifest_can_lie_elsewhere_and_remembers_its_columns(tmp_path: Path) -> None:
     write(tmp_path / "data", "a.parquet", **shard(text=["t"] * 10))
     data = DatasetConfig(url=str(tmp_path / "data"), manifest=str(tmp_path / "m.parquet"))
@@ -127,6 +160,40 @@ def test_manifest_can_lie_elsewhere_and_remembers_its_columns(tmp_path: Path) ->
     assert [p.name for p in (tmp_path / "data").iterdir()] == ["a.parquet"]
     with pytest.raises(DataError, match=r"data\.caption_column: 'text', but the manifest"):
         load_manifest(data.model_copy(update={"caption_column": "text"}))
+
+
+@pytest.mark.parametrize("change", ["changed", "gone", "damaged manifest"])
+def test_the_command_of_a_sentence_indexes_the_same_dataset(
+    tmp_path: Path, change: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "my data"
+    for name in ("a.parquet", "b.parquet"):
+        write(folder, name, **shard(alt=["t"] * 10))
+    data = DatasetConfig(url=str(folder), manifest=str(tmp_path / "m.parquet"), caption_column="alt")
+    manifest = index_dataset(data).manifest
+    if change == "gone":
+        (folder / "a.parquet").unlink()
+    elif change == "changed":
+        write(folder, "a.parquet", **shard(50, alt=["t"] * 50))
+    else:
+        (tmp_path / "m.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError) as caught:
+        check_shards(data, load_manifest(data) or manifest)
+    command = shlex.split(str(caught.value).split("run: ")[1])
+    assert command.pop(0) == "clippy"
+    assert main(command) == 0
+    capsys.readouterr()
+    again = load_manifest(data)
+    assert again is not None
+    check_shards(data, again)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(again.shards)  # and nothing was written beside them
+
+
+def test_the_command_of_a_sentence_opens_storage_in_the_same_way() -> None:
+    options = {"endpoint_url": "http://host:9000", "anon": True}
+    data = DatasetConfig(url="s3://bucket/pairs", storage_options=options)
+    arguments = shlex.split(index_command(data))[1:]
+    assert data_config("clippy data index", parse(arguments)) == data
 
 
 def test_a_second_index_reads_only_what_is_new(tmp_path: Path) -> None:
@@ -144,6 +211,33 @@ def test_a_second_index_reads_only_what_is_new(tmp_path: Path) -> None:
     assert (second.added, second.changed, second.vanished) == (("aa.parquet",), (), ())
     assert second.manifest.shards == ("a.parquet", "aa.parquet", "b.parquet")
     assert second.manifest.rows.tolist() == [4, 4, 2, 4, 2, 4, 4, 2]
+
+
+def test_a_manifest_that_cannot_be_written_can_lie_elsewhere(tmp_path: Path) -> None:
+    write(tmp_path, "a.parquet", **shard())
+    with pytest.raises(DataError, match=r"a\.parquet/m: the manifest cannot be written: .*; name .* data\.manifest"):
+        index_dataset(DatasetConfig(url=str(tmp_path), manifest=f"{tmp_path}/a.parquet/m"))
+
+
+def test_a_manifest_of_any_name_among_the_shards_is_none_of_them(tmp_path: Path) -> None:
+    write(tmp_path, "a.parquet", **shard())
+    data = DatasetConfig(url=str(tmp_path), manifest=f"{tmp_path}/manifest.parquet")
+    index_dataset(data)
+    assert index_dataset(data).manifest.shards == ("a.parquet",)
+
+
+def test_new_shards_are_read_by_the_columns_of_the_others(tmp_path: Path) -> None:
+    two = shard(alt=["t"] * 9 + [None])
+    write(tmp_path, "a.parquet", **two)
+    told = DatasetConfig(url=str(tmp_path), caption_column="alt")
+    index_dataset(told)
+    write(tmp_path, "b.parquet", **two)
+    manifest = index_dataset(DatasetConfig(url=str(tmp_path))).manifest
+    assert manifest.columns.caption == "alt"
+    assert manifest.excluded == {"null_caption": 2}
+    for name in ("a.parquet", "b.parquet"):  # nothing is left of what the columns were told for
+        write(tmp_path, name, png=[b"x"] * 20, text=["t"] * 20)
+    assert index_dataset(DatasetConfig(url=str(tmp_path))).manifest.columns.caption == "text"
 
 
 def test_changed_and_vanished_shards_are_named_by_the_index(tmp_path: Path) -> None:

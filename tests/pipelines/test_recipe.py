@@ -88,6 +88,7 @@ def problem(*overrides: str) -> str:
         ("model.image.image_size=60", "model.image.image_size: 60 is not a multiple of the patch size 8"),
         ("tracking.uri=./mlruns", "MLflow 3 keeps no runs in folders"),
         ("data.url=s3://key:pass@bucket/x", "carries credentials"),
+        ("data.url=abfss://pairs:pass@account.dfs.core.windows.net/x", "carries credentials"),
         ("data.storage_options.secret=x", "credentials do not belong in a recipe"),
         ("data.storage_options={account_key: x}", "account_key: credentials do not belong"),
         (
@@ -96,6 +97,8 @@ def problem(*overrides: str) -> str:
         ),
         ("data.storage_options={connection_string: x}", "connection_string: credentials do not belong"),
         ("data.storage_options={endpoint_url: 'http://me:pass@host'}", "endpoint_url: credentials do not belong"),
+        ("data.storage_options.endpoint_url=9000", "data.storage_options: endpoint_url: must be text (got 9000)"),
+        ("data.storage_options.anon=no", 'data.storage_options: anon: must be true or false (got "no")'),
         ("optim.betas=[0.9, 1.0]", "both must be at least 0 and below 1"),
         ("model.logit_scale_init=200", "less than or equal to 100"),
         ("name=a/b", "name (from the command line)"),
@@ -103,6 +106,11 @@ def problem(*overrides: str) -> str:
 )
 def test_mistakes_name_field_value_and_rule(override: str, message: str) -> None:
     assert message in problem(override)
+
+
+def test_a_container_of_azure_is_no_user_name() -> None:
+    url = "abfss://pairs@account.dfs.core.windows.net/cc12m"
+    assert load_recipe("shapes", [f"data.url={url}"]).data.url == url
 
 
 def test_options_that_are_no_secrets_are_taken() -> None:

@@ -18,6 +18,8 @@ from clippy.crops import RandomResizedCrop
 from clippy.tokens import build_tokenizer
 from pipelines.columns import DataError
 from pipelines.index import index_dataset
+from pipelines.inspection.collect import inspect_data
+from pipelines.prepare import captions
 from pipelines.samples import CAUSES, Dataset, Decoding, Source, decode_unit, read_unit
 from pipelines.sections import DatasetConfig
 
@@ -88,6 +90,37 @@ def test_rows_without_a_key_are_named_by_their_place(tmp_path: Path) -> None:
     assert sorted(keys[:6]) == [f"00000.parquet:{row // 5}:{row % 5}" for row in range(6)]
 
 
+@pytest.mark.parametrize("kind", [pa.binary(), pa.binary(4), pa.large_binary()])
+def test_keys_of_bytes_are_text_as_training_and_inspection_name_them(tmp_path: Path, kind: pa.DataType) -> None:
+    digests = pa.array([b"\xff\x00\x00\x01", b"abcd"], kind)
+    of = source(tmp_path, jpg=[jpeg(0)] * 2, caption=["a"] * 2, sha256=digests)
+    (unit,) = units(replace(of, unit_rows=2), 1)
+    assert sorted(unit["key"]) == ["abcd", "ff000001"]
+    assert sorted(row.key for row in inspect_data(of.datasets[0].config, 2, 16).rows) == ["abcd", "ff000001"]
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_text_that_is_no_utf8_is_a_caption_with_replacements(tmp_path: Path, several: bool) -> None:
+    broken = pa.array([b"caf\xe9", b"tea"]).view(pa.string())
+    captions_there = pa.ListArray.from_arrays([0, 1, 2], broken) if several else broken
+    of = replace(source(tmp_path, jpg=[jpeg(0)] * 2, caption=captions_there, key=broken), unit_rows=2)
+    (unit,) = units(of, 1)
+    assert (unit["cause"] == 0).all()
+    ids = dict(zip(unit["key"], unit["ids"].tolist(), strict=True))
+    assert ids == {"caf\ufffd": token_ids("caf\ufffd").tolist(), "tea": token_ids("tea").tolist()}
+    assert list(captions(of.datasets)) == ["caf\ufffd", "tea"]
+    rows = inspect_data(of.datasets[0].config, 2, 16).rows
+    assert [(row.key, row.captions) for row in rows] == [("caf\ufffd", ("caf\ufffd",)), ("tea", ("tea",))]
+
+
+def test_a_column_that_names_no_rows_is_no_key(tmp_path: Path) -> None:
+    of = source(tmp_path, jpg=[jpeg(0)] * 2, caption=["a"] * 2, id=[[1], [2]])
+    (unit,) = units(replace(of, unit_rows=2), 1)
+    assert sorted(unit["key"]) == ["00000.parquet:0:0", "00000.parquet:0:1"]
+    with pytest.raises(DataError, match=r"column 'id' holds list<.*>, not one name a row; set data\.key_column"):
+        index_dataset(DatasetConfig(url=str(tmp_path), key_column="id"))
+
+
 @pytest.mark.parametrize("change", ["gone", "other size", "other rows"])
 def test_a_shard_that_is_not_the_indexed_one_is_named(tmp_path: Path, change: str) -> None:
     of = source(tmp_path, jpg=[jpeg(0)] * 8, caption=["a"] * 8)
@@ -106,6 +139,19 @@ def test_a_shard_that_is_not_the_indexed_one_is_named(tmp_path: Path, change: st
             )
     with pytest.raises(DataError, match=r"00000\.parquet"):
         units(of, 2)
+
+
+@pytest.mark.parametrize("change", ["gone", "other rows"])
+def test_captions_are_read_of_the_indexed_shard_alone(tmp_path: Path, change: str) -> None:
+    of = source(tmp_path, jpg=[jpeg(0)] * 8, caption=["a"] * 8)
+    assert list(captions(of.datasets)) == ["a"] * 8
+    moved = tmp_path / "elsewhere"  # on object storage nobody asks before the first shard is read
+    moved.mkdir()
+    if change == "other rows":
+        source(moved, jpg=[jpeg(0)] * 8, caption=["b"] * 8)
+    config = DatasetConfig(url=str(moved))
+    with pytest.raises(DataError, match=r"00000\.parquet: this shard .*run: clippy data index"):
+        list(captions((Dataset(config, of.datasets[0].manifest),)))
 
 
 def rows_of(of: Source, first_row: int, stop_row: int, decoding: Decoding = DECODING) -> dict[str, np.ndarray]:

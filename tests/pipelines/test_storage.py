@@ -102,3 +102,9 @@ def test_passing_errors_are_tried_again_and_then_told(monkeypatch: pytest.Monkey
 def test_a_local_folder_without_permission_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         index_dataset(DatasetConfig(url=str(tmp_path / "nowhere")))
+
+
+@pytest.mark.parametrize("options", [{"profile": "there-is-none"}, {"endpont_url": "http://host"}])
+def test_options_that_cannot_be_are_one_sentence(options: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"s3://bucket/folder: cannot be opened: .*(there-is-none|endpont_url)"):
+        locate("s3://bucket/folder", options)
