@@ -15,9 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from pipelines.columns import DataError
 from pipelines.ingest.config import Format, ImportConfig
+from pipelines.ingest.images import check_image
 from pipelines.ingest.plan import find_duplicates, plan_shards
 from pipelines.ingest.sources import expand_braces, list_source
 from pipelines.ingest.stage import StagedPart, read_captions
@@ -226,6 +228,13 @@ def test_what_cannot_be_told_is_asked(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="nothing to import"):
         list_source(config(tmp_path / "empty"))
+
+
+def test_a_strip_too_long_for_a_jpeg_keeps_its_bytes() -> None:
+    stream = io.BytesIO()
+    Image.new("L", (17, 80_000)).save(stream, "PNG")
+    image = stream.getvalue()
+    assert check_image(image, 16, 92, True) == (image, 17, 80_000)  # 16 x 75,294
 
 
 def test_captions() -> None:
