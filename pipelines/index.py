@@ -91,6 +91,8 @@ def _known(data: DatasetConfig) -> Manifest | None:
 
 
 def _list_shards(folder: Location) -> list[pafs.FileInfo]:
+    if folder.is_local and folder.filesystem.get_file_info(folder.path).type == pafs.FileType.File:
+        return []  # as of object storage, where nothing lies under a file
     selector = pafs.FileSelector(folder.path, recursive=True, allow_not_found=True)
     infos = retry(lambda: folder.filesystem.get_file_info(selector), folder)
     return sorted((info for info in infos if _is_shard(folder, info)), key=lambda info: info.path)

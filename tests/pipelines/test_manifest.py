@@ -106,6 +106,8 @@ def test_folders_that_hold_no_data_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no Parquet file"):
         index_dataset(DatasetConfig(url=str(tmp_path)))
     (tmp_path / "a.parquet").write_text("not Parquet")
+    with pytest.raises(DataError, match=r"no Parquet file in .*a\.parquet; name the folder that holds the shards"):
+        index_dataset(DatasetConfig(url=str(tmp_path / "a.parquet")))
     with pytest.raises(DataError, match=r"a\.parquet: not a readable Parquet file"):
         index_dataset(DatasetConfig(url=str(tmp_path)))
 
