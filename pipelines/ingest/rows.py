@@ -92,6 +92,6 @@ def pick(names: Iterable[str], told: str | None, usual: tuple[str, ...]) -> str 
 def _json_fields(members: Mapping[str, bytes]) -> dict[str, Any]:
     try:
         fields = json.loads(members.get("json", b"{}"))
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter for brackets within thousands of brackets
         return {}
     return fields if isinstance(fields, dict) else {}

@@ -277,7 +277,7 @@ def _json_lines(lines: io.TextIOWrapper) -> Iterator[dict[str, Any] | None]:
         if line.strip():
             try:
                 record = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):  # the latter for brackets within thousands of brackets
                 record = None
             yield record if isinstance(record, dict) else None
 

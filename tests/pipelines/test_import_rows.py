@@ -123,3 +123,13 @@ def test_columns_of_one_name_are_told(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "source" / "a.parquet")
     with pytest.raises(DataError, match=r"a\.parquet: has 2 columns of the name 'caption'; rename all but one"):
         stage(tmp_path / "source")
+
+
+def test_json_of_endless_brackets_is_refused(tmp_path: Path) -> None:
+    write_images(tmp_path / "source", 2)
+    (tmp_path / "source" / "0.json").write_text("[" * 100_000)
+    (tmp_path / "source" / "1.txt").write_text("a")
+    assert stage(tmp_path / "source") == ([("1", ["a"])], [("0", "incomplete_sample")])
+    good = '{"file_name": "1.png", "caption": "a"}'
+    (tmp_path / "source" / "a.jsonl").write_text("[" * 100_000 + f"\n{good}\n")
+    assert stage(tmp_path / "source" / "a.jsonl") == ([("a-1", ["a"])], [("a-0", "not_json")])
