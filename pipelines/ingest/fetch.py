@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from functools import lru_cache
@@ -22,13 +23,13 @@ def open_location(url: str, options: dict[str, Any]) -> Location:
     if not separator or protocol == "file":
         return locate(url)
     bucket, _, path = rest.partition("/")
-    base = _open_bucket(f"{protocol}://{bucket}", tuple(sorted(options.items())))
+    base = _open_bucket(f"{protocol}://{bucket}", json.dumps(options, sort_keys=True))
     return Location(url, base.filesystem, f"{base.path}/{path}".rstrip("/"))
 
 
 @lru_cache(maxsize=64)
-def _open_bucket(url: str, options: tuple[tuple[str, Any], ...]) -> Location:
-    return locate(url, dict(options))
+def _open_bucket(url: str, options: str) -> Location:
+    return locate(url, json.loads(options))
 
 
 def reason(error: Exception) -> str:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from pipelines.columns import DataError
 from pipelines.ingest.config import ImportConfig
+from pipelines.ingest.fetch import open_location
 from pipelines.ingest.stage import part_name, stage_part
 from pipelines.ingest.state import open_job
 from pipelines.storage import locate
@@ -133,3 +134,10 @@ def test_json_of_endless_brackets_is_refused(tmp_path: Path) -> None:
     good = '{"file_name": "1.png", "caption": "a"}'
     (tmp_path / "source" / "a.jsonl").write_text("[" * 100_000 + f"\n{good}\n")
     assert stage(tmp_path / "source" / "a.jsonl") == ([("a-1", ["a"])], [("a-0", "not_json")])
+
+
+def test_options_of_fsspec_within_options_open_a_place() -> None:
+    options = {"client_kwargs": {"region_name": "x"}}
+    place = open_location("memory://bucket/folder", options)
+    assert place.path.endswith("bucket/folder")
+    assert place.filesystem is open_location("memory://bucket/other", options).filesystem
