@@ -32,7 +32,7 @@ def tar_rows(location: Location, name: str, config: ImportConfig) -> Iterator[So
 
     Raises DataError for a tar that is none, or that ends before its end mark.
     """
-    compression = "gzip" if name.endswith(("gz", "tgz")) else None
+    compression = "gzip" if name.lower().endswith("gz") else None
     try:
         with location.filesystem.open_input_stream(location.path, compression, _BUFFER) as stream:
             yield from _samples(stream, name, config)

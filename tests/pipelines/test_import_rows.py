@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -141,3 +142,14 @@ def test_options_of_fsspec_within_options_open_a_place() -> None:
     place = open_location("memory://bucket/folder", options)
     assert place.path.endswith("bucket/folder")
     assert place.filesystem is open_location("memory://bucket/other", options).filesystem
+
+
+@pytest.mark.parametrize("name", ["0.tar.gz", "0.TAR.GZ", "0.TGZ"])
+def test_a_compressed_tar_is_read_whatever_the_case_of_its_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / "source").mkdir()
+    with tarfile.open(tmp_path / "source" / name, "w:gz") as tar:
+        for member, content in (("1.png", png()), ("1.txt", b"a")):
+            info = tarfile.TarInfo(member)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    assert stage(tmp_path / "source") == ([("1", ["a"])], [])
