@@ -182,7 +182,7 @@ def read_captions(caption: Any) -> list[str]:
     for text in caption if isinstance(caption, list) else [caption]:
         if isinstance(text, bytes):
             try:
-                text = text.decode("utf-8")
+                text = text.decode("utf-8-sig")
             except UnicodeDecodeError as error:
                 raise _RefusedError(NOT_TEXT, f"the caption is no UTF-8: {error}") from None
         if is_missing(text) or not str(text).strip():

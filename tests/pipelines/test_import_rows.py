@@ -153,3 +153,10 @@ def test_a_compressed_tar_is_read_whatever_the_case_of_its_name(tmp_path: Path, 
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
     assert stage(tmp_path / "source") == ([("1", ["a"])], [])
+
+
+def test_the_byte_order_mark_of_a_text_is_no_part_of_its_caption(tmp_path: Path) -> None:
+    write_images(tmp_path / "source", 2)
+    (tmp_path / "source" / "0.txt").write_bytes(b"\xef\xbb\xbfa")
+    (tmp_path / "source" / "1.txt").write_bytes(b"\xef\xbb\xbf\r\n")
+    assert stage(tmp_path / "source") == ([("0", ["a"])], [("1", "empty_caption")])
