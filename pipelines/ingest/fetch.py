@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import posixpath
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from functools import lru_cache
@@ -72,4 +73,12 @@ def _fetch(path: str, folders: Sequence[str], options: dict[str, Any]) -> bytes 
 def _candidates(path: str, folders: Sequence[str]) -> list[str]:
     if "://" in path or (path.startswith("/") and not any("://" in folder for folder in folders)):
         return [path]
-    return list(dict.fromkeys(f"{folder.rstrip('/')}/{path.lstrip('/')}" for folder in folders))
+    return list(dict.fromkeys(_join(folder, path) for folder in folders))
+
+
+def _join(folder: str, path: str) -> str:
+    joined = f"{folder.rstrip('/')}/{path.lstrip('/')}"
+    protocol, separator, place = joined.partition("://")
+    if separator and {".", ".."} & set(path.split("/")):  # names of folders to a disk, but letters to an object store
+        return f"{protocol}://{posixpath.normpath(place)}"
+    return joined

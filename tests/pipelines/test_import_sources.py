@@ -6,6 +6,7 @@ import io
 import json
 import os
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from PIL import Image
 
 from pipelines.columns import DataError
 from pipelines.ingest.config import Format, ImportConfig
+from pipelines.ingest.fetch import fetch_files
 from pipelines.ingest.images import check_image
 from pipelines.ingest.plan import find_duplicates, plan_shards
 from pipelines.ingest.sources import expand_braces, list_source
@@ -316,3 +318,12 @@ def test_a_name_that_is_no_utf8_is_shown(tmp_path: Path) -> None:
     (Path(os.fsdecode(os.fsencode(tmp_path) + b"/gr\xfc\xdfe.jpg"))).write_bytes(b"")
     with pytest.raises(DataError, match=r"a file whose name is no UTF-8, b'.*gr\\xfc\\xdfe.jpg'; rename it"):
         list_source(config(tmp_path))
+
+
+def test_paths_with_dots_are_found_on_an_object_store_too() -> None:
+    folder = locate("memory://bucket/list")
+    (locate("memory://bucket/images") / "1.jpg").write_bytes(b"one")
+    (folder / "2.jpg").write_bytes(b"two")
+    with ThreadPoolExecutor(2) as pool:
+        found = fetch_files(["../images/1.jpg", "./2.jpg", "a/../2.jpg", "2.jpg"], [folder.url], {}, pool)
+    assert found == [b"one", b"two", b"two", b"two"]
