@@ -31,10 +31,11 @@ from pipelines.ingest.plan import ImportPlan, plan_shards
 from pipelines.ingest.rows import DUPLICATE
 from pipelines.ingest.shards import Shard, make_shards, read_duplicates, shard_name, write_rejects, write_shard
 from pipelines.ingest.stage import StagedPart, stage_part
-from pipelines.ingest.state import SUMMARY_FILE, ImportJob, open_job, read_staged, read_summary
+from pipelines.ingest.state import SUMMARY_FILE, ImportJob, held, open_job, read_staged, read_summary
 from pipelines.local_ray import ray_session
 from pipelines.manifest import Manifest
 from pipelines.sections import DatasetConfig, ScalingConfig
+from pipelines.storage import Location
 
 REJECTS_FILE = "_rejects.parquet"
 _ITEMS = 256
@@ -82,6 +83,17 @@ def import_dataset(
     if finished is not None:
         console.line(f"{config.dest}: imported already")
         return ImportSummary(**finished)
+    with held(dest):
+        summary = _import(config, dest, console, ray_address, started)
+    console.line(
+        f"{config.dest}: {summary.rows_written:,} of {summary.rows_read:,} rows in {duration(summary.seconds)}"
+    )
+    return summary
+
+
+def _import(
+    config: ImportConfig, dest: Location, console: Console, ray_address: str | None, started: float
+) -> ImportSummary:
     job, parts, broken = open_job(config, dest, console.count)
     console.line(f"{config.source}: {len(job.source.files):,} {job.source.format} files in {len(parts):,} parts")
     with ray_session(ScalingConfig(ray_address=ray_address)):
@@ -90,11 +102,7 @@ def import_dataset(
         plan = plan_shards(staged, duplicates, config.row_group_rows, round(config.shard_mib * 2**20), config.shuffle)
         _write_shards(job, plan, staged, duplicates, console)
     broken |= {parts[part.index].file: part.broken for part in staged if part.broken is not None}
-    summary = _finish(job, plan, staged, duplicates, broken, started)
-    console.line(
-        f"{config.dest}: {summary.rows_written:,} of {summary.rows_read:,} rows in {duration(summary.seconds)}"
-    )
-    return summary
+    return _finish(job, plan, staged, duplicates, broken, started)
 
 
 def _stage_parts(job: ImportJob, parts: list[Part], console: Console) -> list[StagedPart]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -41,6 +44,38 @@ class ImportJob:
     def staging(self) -> Location:
         """Where parts lie before they are shards."""
         return self.dest / STAGING_FOLDER
+
+
+@contextmanager
+def held(dest: Location) -> Iterator[None]:
+    """Keep DEST to this process while the block runs; the system lets go when the process ends, however it does.
+
+    Raises DataError if another process of this disk imports into it. An object store knows no such thing.
+    """
+    if not dest.is_local:
+        yield
+        return
+    is_new = not os.path.exists(dest.path)
+    try:
+        os.makedirs(dest.path, exist_ok=True)
+        folder = os.open(dest.path, os.O_RDONLY)
+    except OSError as error:
+        raise DataError(f"dest: {dest.url}: is no folder that can be written: {reason(error)}") from None
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(
+                f"dest: {dest.url}: another command is importing into this folder; wait for it, or choose another DEST"
+            ) from None
+        except OSError:
+            pass  # a filesystem without locks
+        yield
+    finally:
+        os.close(folder)
+        if is_new:
+            with suppress(OSError):  # it holds something, unless nothing came of the import
+                os.rmdir(dest.path)
 
 
 def read_summary(config: ImportConfig, dest: Location) -> dict[str, Any] | None:

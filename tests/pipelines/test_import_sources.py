@@ -19,12 +19,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipelines.columns import DataError
+from pipelines.console import Console
 from pipelines.ingest.config import Format, ImportConfig
 from pipelines.ingest.fetch import fetch_files
 from pipelines.ingest.images import check_image
 from pipelines.ingest.plan import find_duplicates, plan_shards
+from pipelines.ingest.run import import_dataset
 from pipelines.ingest.sources import expand_braces, list_source
 from pipelines.ingest.stage import StagedPart, read_captions
+from pipelines.ingest.state import held
 from pipelines.ingest.tables import iterate_records, table_columns
 from pipelines.ingest.tar import tar_rows
 from pipelines.storage import locate
@@ -327,3 +330,18 @@ def test_paths_with_dots_are_found_on_an_object_store_too() -> None:
     with ThreadPoolExecutor(2) as pool:
         found = fetch_files(["../images/1.jpg", "./2.jpg", "a/../2.jpg", "2.jpg"], [folder.url], {}, pool)
     assert found == [b"one", b"two", b"two", b"two"]
+
+
+def test_one_command_at_a_time_imports_into_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "00000.tar").write_bytes(b"")
+    told, dest = config(tmp_path / "00000.tar").model_copy(update={"dest": str(tmp_path / "out")}), tmp_path / "out"
+    with held(locate(str(dest))):
+        with pytest.raises(DataError, match=r"out: another command is importing into this folder"):
+            import_dataset(told, Console(io.StringIO()))
+        assert list(dest.iterdir()) == []
+    assert not dest.exists()  # nothing came of it
+    dest.mkdir()
+    for _ in range(2):
+        with held(locate(str(dest))):
+            pass
+    assert dest.exists()
