@@ -198,6 +198,8 @@ def follow(server: JobServer, name: str, write: Callable[[str], None]) -> Job:
                         write(chunk[-fresh:])
                         written += fresh
                         left = _LOST_CONNECTIONS  # these are in a row: a job may print for weeks
+                    _stop_if_interrupted()
+        _stop_if_interrupted()
 
     while True:
         try:
@@ -212,6 +214,13 @@ def follow(server: JobServer, name: str, write: Callable[[str], None]) -> Job:
                     f"lost the job server at {server.shown}; the job may go on ({last_line(error)})"
                 ) from None
         time.sleep(1)
+
+
+def _stop_if_interrupted() -> None:
+    """Ctrl-C cancels the task once, and a client that loses its connection just then can swallow that."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _environment_file(environment: Mapping[str, str]) -> dict[str, bytes]:

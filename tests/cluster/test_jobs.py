@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import signal
 import subprocess
 import zipfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -123,6 +126,20 @@ def test_status_tells_the_nodes(clippy_command: Command, server: Server, monkeyp
     text = clippy_command("cluster", "status").stdout
     assert "Ray 2.60.0 at http://head:8265, 1 nodes" in text
     assert "3 of 4" in text
+
+
+@pytest.mark.parametrize("chunks", [["step 1\n", "step 2\n"], []])
+def test_following_is_interrupted_where_the_client_swallows_that(server: Server, chunks: list[str]) -> None:
+    async def tail(name: str) -> AsyncIterator[str]:
+        os.kill(os.getpid(), signal.SIGINT)
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(10)
+        for chunk in chunks:
+            yield chunk
+
+    server.tail_job_logs = tail  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        jobs.follow(server, "clippy-1", lambda text: None)
 
 
 def test_following_outlives_any_number_of_lost_connections_but_not_of_those_in_a_row(
