@@ -7,8 +7,8 @@ forward   the forward pass alone, on the batches that the evaluation made of the
 
 Both are timed in turn, the median of all rounds is told, and the share is forward / evaluate: 1 would be an evaluation
 that costs nothing beside the model. Without a GPU both have one core, threads that read included, as each worker of
-``clippy evaluate`` has. Peak memory is of a fresh process each: with a quarter of the pictures, and with
-another number of classes. Weights are random; what is measured does not hang on them. It needs neither Ray nor MLflow.
+``clippy evaluate`` has. Peak memory is of a fresh process each: with a quarter of the pictures, and with another number
+of classes. Weights are random; what is measured does not hang on them. It needs neither Ray nor MLflow.
 
     voc         640 x 480 pixels,   21 classes, the model sees a short side of 224
     coco-stuff  640 x 480 pixels,  171 classes, 224
@@ -114,6 +114,7 @@ def main() -> None:
 
 def time_case(name: str, tower: str, pictures: int, rounds: int) -> dict[str, float]:
     """Pictures a second of both, medians, and their ratio."""
+    limit_to_one_core()
     measurer, task = prepare(name, tower, pictures)
     reader: Reader = measurer._reader
     batches = [features.images_B3HW for features in _batches(measurer, pictures)]
@@ -127,6 +128,7 @@ def time_case(name: str, tower: str, pictures: int, rounds: int) -> dict[str, fl
 
 def peak_of(name: str, tower: str, pictures: int) -> int:
     """Most memory held while so many pictures are measured, beyond what model and files take."""
+    limit_to_one_core()
     measurer, _ = prepare(name, tower, pictures)
     measurer.measure(Unit(0, 0, min(pictures, 2)))
     reset_peak(_device())
@@ -134,12 +136,16 @@ def peak_of(name: str, tower: str, pictures: int) -> int:
     return peak_bytes(_device())
 
 
-def prepare(name: str, tower: str, pictures: int) -> tuple[Measurer, Task]:
-    """A copy of the model with both questions put to it; this process has one core from now on, if there is no GPU."""
+def limit_to_one_core() -> None:
+    """This process, from now on, unless it has a GPU."""
     if _device().type == "cpu":
         if hasattr(os, "sched_setaffinity"):  # Linux
             os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
         torch.set_num_threads(1)
+
+
+def prepare(name: str, tower: str, pictures: int) -> tuple[Measurer, Task]:
+    """A copy of the model with both questions put to it."""
     width, height, num_classes, size = CASES[name]
     classes = ClassList(name, "numbers", tuple(f"thing {i}" for i in range(num_classes)), ("thing",) * num_classes)
     protocol = PROTOCOLS["paper"].model_copy(update={"size": size})
