@@ -38,11 +38,12 @@ def find_columns(schema: pa.Schema, data: DatasetConfig, name: str) -> Columns:
     image = _find(schema, data.image_column, IMAGE_NAMES, "image", name)
     caption = _find(schema, data.caption_column, CAPTION_NAMES, "caption", name)
     _check_types(schema, image, caption, name)
-    key = data.key_column or next((k for k in KEY_NAMES if k in schema.names and _names_rows(schema.field(k))), None)
+    key = data.key_column or next(
+        (k for k in KEY_NAMES if k in schema.names and _names_rows(schema.field(k).type)), None
+    )
     if key is not None and key not in schema.names:
         raise DataError(f"{name}: has no column {key!r} (data.key_column); it has {', '.join(schema.names)}")
-    if key is not None and not _names_rows(schema.field(key)):
-        kind = schema.field(key).type
+    if key is not None and not _names_rows(kind := schema.field(key).type):
         raise DataError(f"{name}: column {key!r} holds {kind}, not one name a row; set data.key_column to another")
     # A status of another kind, an HTTP code or a flag, is not the one that says "success".
     status = "status" if "status" in schema.names and _compares_to_text(schema.field("status").type) else None
@@ -70,10 +71,10 @@ def _check_types(schema: pa.Schema, image: str, caption: str, name: str) -> None
         raise DataError(f"{name}: column {caption!r} holds {kind}, not text; set data.caption_column")
 
 
-def _names_rows(field: pa.Field) -> bool:
+def _names_rows(kind: pa.DataType) -> bool:
     """Whether the values of a column can be written as text, which is what keys are."""
     try:
-        pa.nulls(0, field.type).cast(pa.string())
+        pa.nulls(0, kind).cast(pa.string())
     except pa.ArrowNotImplementedError:
         return False
     return True
@@ -84,29 +85,40 @@ def key_texts(keys: pa.ChunkedArray) -> pa.Array:
     kind = keys.type.storage_type if isinstance(keys.type, pa.BaseExtensionType) else keys.type
     if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)):
         return keys.cast(pa.string()).combine_chunks()
-    return pa.array([None if key is None else _bytes_text(key) for key in keys.cast(kind).to_pylist()], pa.string())
+    return pa.array([None if key is None else key_text(key) for key in keys.cast(kind).to_pylist()], pa.string())
 
 
-def texts(column: pa.ChunkedArray | pa.Array) -> list[Any]:
-    """The values of a column of text, or of lists of it. What is no UTF-8, which few writers check, is replaced."""
+def key_text(key: Any) -> str:
+    """One key as ``key_texts`` writes it."""
+    if not isinstance(key, bytes):
+        return str(key)
+    try:
+        return key.decode()
+    except UnicodeDecodeError:
+        return key.hex()
+
+
+def values(column: pa.ChunkedArray | pa.Array) -> list[Any]:
+    """The values of a column; where one of text is no UTF-8, which few writers check, all as bytes."""
     try:
         return column.to_pylist()
     except UnicodeDecodeError:
-        kind = pa.list_(pa.large_binary()) if is_list(column.type) else pa.large_binary()
-        return [_replaced(value) for value in column.cast(kind).to_pylist()]
+        return column.cast(_as_bytes(column.type)).to_pylist()
+
+
+def texts(column: pa.ChunkedArray | pa.Array) -> list[Any]:
+    """The values of a column of text, or of lists of it; what is no UTF-8 is replaced."""
+    return [_replaced(value) for value in values(column)]
+
+
+def _as_bytes(kind: pa.DataType) -> pa.DataType:
+    return pa.list_(_as_bytes(kind.value_type)) if is_list(kind) else pa.large_binary()
 
 
 def _replaced(value: Any) -> Any:
     if isinstance(value, list):
         return [_replaced(item) for item in value]
-    return None if value is None else value.decode(errors="replace")
-
-
-def _bytes_text(key: bytes) -> str:
-    try:
-        return key.decode()
-    except UnicodeDecodeError:
-        return key.hex()
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def _compares_to_text(kind: pa.DataType) -> bool:

@@ -26,7 +26,7 @@ from clippy.config import flatten
 from pipelines.columns import Columns, DataError
 from pipelines.sections import DatasetConfig
 from pipelines.shards import retry
-from pipelines.storage import Location, explain, locate
+from pipelines.storage import Location, locate, reason
 
 MANIFEST_FILE = "_manifest.parquet"  # Parquet readers pass over names with a leading underscore
 _VERSION = 2
@@ -123,9 +123,8 @@ def save_manifest(data: DatasetConfig, manifest: Manifest) -> None:
     try:
         location.write_bytes(content)
     except OSError as error:
-        reason = explain(error) or (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"{location.url}: the manifest cannot be written: {reason}; "
+            f"{location.url}: the manifest cannot be written: {reason(error)}; "
             "name a file or URL that can be written with data.manifest"
         ) from None
 

@@ -15,7 +15,6 @@ runs/NAME/recipe.yaml      the resolved recipe; can be run again as it is
 
 from __future__ import annotations
 
-import fcntl
 import json
 import tempfile
 from collections.abc import Iterator
@@ -27,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from clippy.config import ConfigError
 from pipelines.checkpoints import upload
 from pipelines.recipe import Recipe
-from pipelines.storage import Location, locate
+from pipelines.storage import Location, hold, locate
 
 if TYPE_CHECKING:
     from pipelines.samples import Source  # whose torch takes seconds to import
@@ -53,15 +52,10 @@ class RunFolder:
             yield
             return
         with open(Path(self.location.path) / LOCK_FILE, "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(
-                    f"{self.location.url}: another command is training this run; stop that one, or give the new run "
-                    "another name with name=..."
-                ) from None
-            except OSError:
-                pass  # a filesystem without locks
+            sentence = (
+                "another command is training this run; stop that one, or give the new run another name with name=..."
+            )
+            hold(lock.fileno(), ValueError(f"{self.location.url}: {sentence}"))
             yield
 
     def next_attempt(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
 from collections.abc import Mapping
@@ -93,6 +94,24 @@ def _directly_inside(folder: str, everything: list[pafs.FileInfo]) -> list[pafs.
         elif name:
             found[name] = info
     return list(found.values())
+
+
+def hold(descriptor: int, taken: Exception) -> None:
+    """Lock an open file or folder for this process until it is closed or the process ends, however that does.
+
+    Raises ``taken`` if another process of this disk holds it. A filesystem without locks holds nothing.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise taken from None
+    except OSError:
+        pass
+
+
+def reason(error: Exception) -> str:
+    """An error of storage in one sentence: what is wrong and what helps, where that is known."""
+    return explain(error) or (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def explain(error: Exception) -> str | None:

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from pipelines.columns import DataError
-from pipelines.storage import Location, explain, locate
+from pipelines.storage import Location, locate, reason
 
 FETCHES = 16
 """Files that a task fetches at a time."""
@@ -31,11 +31,6 @@ def open_location(url: str, options: dict[str, Any]) -> Location:
 @lru_cache(maxsize=64)
 def _open_bucket(url: str, options: str) -> Location:
     return locate(url, json.loads(options))
-
-
-def reason(error: Exception) -> str:
-    """What went wrong, in one line."""
-    return explain(error) or (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def fetch_files(

@@ -10,10 +10,10 @@ import pyarrow.fs as pafs
 
 from pipelines.columns import DataError
 from pipelines.ingest.config import Format, ImportConfig
-from pipelines.ingest.fetch import open_location, reason
+from pipelines.ingest.fetch import open_location
 from pipelines.ingest.rows import IMAGE_EXTENSIONS
 from pipelines.ingest.tables import EmptyTableError, TableError, has_images
-from pipelines.storage import Location
+from pipelines.storage import Location, reason
 
 _ENDINGS: dict[Format, tuple[str, ...]] = {
     "wds": (".tar", ".tar.gz", ".tgz"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -17,12 +16,12 @@ import pyarrow.parquet as pq
 
 from pipelines.columns import DataError
 from pipelines.ingest.config import ImportConfig
-from pipelines.ingest.fetch import FETCHES, open_location, reason
+from pipelines.ingest.fetch import FETCHES, open_location
 from pipelines.ingest.parts import Part, cut_parts
 from pipelines.ingest.shards import read_table
 from pipelines.ingest.sources import SourceListing, list_source
 from pipelines.ingest.stage import StagedPart, part_name
-from pipelines.storage import Location
+from pipelines.storage import Location, hold, reason
 
 SUMMARY_FILE, STAGING_FOLDER = "_import.json", "_import"
 _STATE_FILE, _SOURCE_FILE, _PARTS_FILE = "import.json", "source.parquet", "parts.parquet"
@@ -62,14 +61,8 @@ def held(dest: Location) -> Iterator[None]:
     except OSError as error:
         raise DataError(f"dest: {dest.url}: is no folder that can be written: {reason(error)}") from None
     try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(
-                f"dest: {dest.url}: another command is importing into this folder; wait for it, or choose another DEST"
-            ) from None
-        except OSError:
-            pass  # a filesystem without locks
+        remedy = "wait for it, or choose another DEST"
+        hold(folder, DataError(f"dest: {dest.url}: another command is importing into this folder; {remedy}"))
         yield
     finally:
         os.close(folder)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -16,11 +15,11 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.columns import IMAGE_NAMES, DataError
+from pipelines.columns import IMAGE_NAMES, DataError, key_text, values
 from pipelines.ingest.config import Format, ImportConfig
-from pipelines.ingest.fetch import fetch_files, reason
+from pipelines.ingest.fetch import fetch_files
 from pipelines.ingest.rows import CAPTION_FIELDS, KEY_FIELDS, MISSING_FILE, NULL_IMAGE, STATUS, SourceRow, pick
-from pipelines.storage import Location
+from pipelines.storage import Location, reason
 
 PATH_NAMES = (
     *("filepath", "file_path", "image_path", "img_path", "image_file", "file_name", "filename", "path"),
@@ -156,7 +155,7 @@ def parquet_columns(file: pq.ParquetFile, config: ImportConfig, name: str) -> Ta
     if paths and not {"bytes", "struct"} & set(kinds.values()):
         for batch in islice(file.iter_batches(batch_size=16, columns=paths), 1):
             for column in paths:
-                first[column] = next((value for value in _values(batch.column(column)) if value), None)
+                first[column] = next((value for value in values(batch.column(column)) if value), None)
     columns = find_table_columns(kinds, first, config, name)
     twice = next((column for column in columns.names() if names.count(column) > 1), None)
     if twice is not None:
@@ -193,33 +192,15 @@ def parquet_rows(
         columns = parquet_columns(file, config, (root / name).url)
         row = first_row
         for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=columns.names(), use_threads=False):
-            table = {column: _values(batch.column(column)) for column in columns.names()}
+            table = {column: values(batch.column(column)) for column in columns.names()}
             keys = table[columns.key] if columns.key else [None] * len(batch)
             statuses = table[columns.status] if columns.status else ["success"] * len(batch)
             images = _load_images(table[columns.image], columns.image_kind, folders, config, pool)
             for i, image in enumerate(images):
                 source = f"{name}#row {row + i}"
-                key = f"{stem}-{row + i}" if keys[i] is None else _key(keys[i])
+                key = f"{stem}-{row + i}" if keys[i] is None else key_text(keys[i])
                 yield make_row(source, key, table[columns.caption][i], image, statuses[i])
             row += len(batch)
-
-
-def _values(column: pa.Array) -> list[Any]:
-    """The values of a column; where one is no UTF-8, which Parquet lets pass for text, all as bytes."""
-    try:
-        return column.to_pylist()
-    except UnicodeDecodeError:
-        return column.cast(_as_bytes(column.type)).to_pylist()
-
-
-def _as_bytes(type: pa.DataType) -> pa.DataType:
-    if pa.types.is_list(type) or pa.types.is_large_list(type):
-        return pa.large_list(_as_bytes(type.value_type))
-    return pa.large_binary() if _is_text(type) else type
-
-
-def _key(value: Any) -> str:
-    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
 
 
 def _load_images(
@@ -288,32 +269,33 @@ def _csv_lines(lines: io.TextIOWrapper, format: Format) -> Iterator[dict[str, An
     tab = format == "tsv" or ("\t" in header and "," not in header)  # open_clip's .csv are separated by tabs
     delimiter = "\t" if tab else ","
     names = next(csv.reader([header], delimiter=delimiter), [])
-    for values in _csv_values(lines, delimiter):
-        if values:
-            yield None if any(values[len(names) :]) else dict(zip(names, values, strict=False))
+    for row in _csv_rows(lines, delimiter):
+        if row:
+            yield None if any(row[len(names) :]) else dict(zip(names, row, strict=False))
 
 
-def _csv_values(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
+def _csv_rows(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
     """The fields of each row below the header. Raises csv.Error for a stray mark that would take in the rows below."""
-    last = deque([""], maxlen=1)
+    line = ""
 
     def read() -> Iterator[str]:
-        for line in lines:
-            last.append(line)
-            yield line
+        nonlocal line
+        for text in lines:
+            line = text
+            yield text
 
     reader = csv.reader(read(), delimiter=delimiter, strict=True)
     while True:
         first = reader.line_num
         try:
-            values = next(reader, None)
+            row = next(reader, None)
         except csv.Error as error:
             if reader.line_num - first > 1:
                 raise csv.Error(
                     f"line {first + 2} begins a field with a quotation mark that no other closes ({error}); put such "
                     "fields in quotation marks, and write those inside of them twice"
                 ) from None
-            values = next(csv.reader(last, delimiter=delimiter), [])  # "so" he said: within its line all is clear
-        if values is None:
+            row = next(csv.reader([line], delimiter=delimiter), [])  # "so" he said: within its line all is clear
+        if row is None:
             return
-        yield values
+        yield row

@@ -10,9 +10,8 @@ import pyarrow as pa
 
 from pipelines.columns import DataError
 from pipelines.ingest.config import ImportConfig
-from pipelines.ingest.fetch import reason
 from pipelines.ingest.rows import SourceRow, row_from_members, wanted_member
-from pipelines.storage import Location
+from pipelines.storage import Location, reason
 
 _BLOCK = tarfile.BLOCKSIZE
 _BUFFER = 4 * 2**20
