@@ -104,12 +104,11 @@ def _check_words(name: str, classes: ClassList, protocol: Protocol, has_words: b
         if not has_words:
             raise ConfigError("protocol", [f"held_out: {name} names neither whole pictures nor pixels; leave it out"])
         KnownWords(classes, (), protocol.held_out).check()
-    if protocol.key_smoothing is not None:
-        has_threshold = protocol.background == "threshold" and classes.background is not None
-        for field, is_asked in (("background=threshold", has_threshold), ("refine", protocol.refine)):
-            if is_asked:
-                problem = f"key_smoothing: its votes are no probabilities, which {field} needs on {name}; leave one out"
-                raise ConfigError("protocol", [problem])
+    has_threshold = protocol.background == "threshold" and classes.background is not None
+    if protocol.key_smoothing is not None and (has_threshold or protocol.refine):
+        field = "background=threshold" if has_threshold else "refine"
+        problem = f"key_smoothing: its votes are no probabilities, which {field} needs on {name}; leave one out"
+        raise ConfigError("protocol", [problem])
     if protocol.back_off and not (has_words and classes.hypernyms):
         raise ConfigError("protocol", [f"back_off: {name} has no classes with hypernyms to answer with; leave it out"])
 
