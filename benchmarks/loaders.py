@@ -97,10 +97,10 @@ def ours(url: str, storage_options: str, image_size: int, seconds: float, scratc
 
     job = make_job(url, storage_options, image_size, int(_MOST_PER_SECOND * (seconds + 10)), scratch)
     with ray_session(job.recipe.scaling), TemporaryDirectory(dir=scratch) as folder:
-        shards = split_stream(job)
+        shards, ahead = split_stream(job)
         consume = ray.remote(num_cpus=0)(_consume)
         logs = [Path(folder) / str(rank) for rank in range(len(shards))]
-        running = [consume.remote(job, shard, rank, logs[rank]) for rank, shard in enumerate(shards)]
+        running = [consume.remote(job, shard, ahead, rank, logs[rank]) for rank, shard in enumerate(shards)]
         while not is_enough(came := _read(logs), seconds):
             for failed in ray.wait(running, timeout=1)[0]:
                 ray.get(failed)
@@ -109,10 +109,10 @@ def ours(url: str, storage_options: str, image_size: int, seconds: float, scratc
         return steady_rate(came)
 
 
-def _consume(job: Any, shard: Any, rank: int, log: Path) -> None:
+def _consume(job: Any, shard: Any, ahead: int, rank: int, log: Path) -> None:
     """Take note of each batch, in a file: it costs the cores that decode less than a message."""
     with log.open("w", buffering=1) as file:
-        for batch in worker_batches(job, shard, rank):
+        for batch in worker_batches(job, shard, ahead, rank):
             print(time.perf_counter(), len(batch.keys), file=file)
 
 
@@ -122,23 +122,24 @@ def _read(logs: list[Path]) -> list[tuple[float, int]]:
     return [(float(when), int(images)) for when, images in map(str.split, lines)]
 
 
-def split_stream(job: Any) -> list[Any]:
-    """The job's dataset, split over its workers as Ray Train splits it."""
+def split_stream(job: Any) -> tuple[list[Any], int]:
+    """The job's dataset, split over its workers as Ray Train splits it, and the blocks that each fetches ahead."""
     from pipelines.budget import cluster_budget, execution_options
     from pipelines.worker import rest_of_stream
 
     workers = job.recipe.scaling.max_workers
-    dataset = rest_of_stream(job, workers)
-    dataset.context.execution_options = execution_options(cluster_budget(job.recipe, job.source, job.decoding))
-    return dataset.streaming_split(workers, equal=True)
+    budget = cluster_budget(job.recipe, job.source, job.decoding)
+    dataset = rest_of_stream(job, workers, budget.units_per_block)
+    dataset.context.execution_options = execution_options(budget)
+    return dataset.streaming_split(workers, equal=True), budget.prefetch_blocks
 
 
-def worker_batches(job: Any, shard: Any, rank: int) -> Iterator[Any]:
+def worker_batches(job: Any, shard: Any, ahead: int, rank: int) -> Iterator[Any]:
     """The batches that this worker of a training would see."""
     from pipelines.stream import iterate_batches
 
     layout = job.layout(job.recipe.scaling.max_workers)
-    return iterate_batches(shard, layout, rank=rank, first_batch=0, prefetch_batches=job.recipe.data.prefetch_batches)
+    return iterate_batches(shard, layout, rank=rank, first_batch=0, prefetch_blocks=ahead)
 
 
 def open_clip(folder: Path, image_size: int, seconds: float) -> float:

@@ -116,9 +116,9 @@ def first_batch(url: str, endpoint: str, started: float) -> dict[str, Any]:
         marks["manifest"] = time.time()
         with ray_session(job.recipe.scaling):
             marks["ray"] = time.time()
-            shards = loaders.split_stream(job)
+            shards, ahead = loaders.split_stream(job)
             wait = ray.remote(num_cpus=0)(_wait)
-            waiting = [wait.remote(job, shard, rank) for rank, shard in enumerate(shards)]
+            waiting = [wait.remote(job, shard, ahead, rank) for rank, shard in enumerate(shards)]
             ray.wait(waiting, num_returns=len(waiting))  # the workers' own clock says when, if they were first
             counts = read_counts(endpoint)
             marks["first_batch"] = max(ray.get(waiting))
@@ -133,8 +133,8 @@ def first_batch(url: str, endpoint: str, started: float) -> dict[str, Any]:
     }
 
 
-def _wait(job: Any, shard: Any, rank: int) -> float:
-    next(iter(loaders.worker_batches(job, shard, rank)))
+def _wait(job: Any, shard: Any, ahead: int, rank: int) -> float:
+    next(iter(loaders.worker_batches(job, shard, ahead, rank)))
     return time.time()
 
 

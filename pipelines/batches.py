@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass, field, fields
 
 import numpy as np
 
@@ -29,6 +30,19 @@ class MicroBatch:
 
 
 @dataclass(frozen=True, eq=False)
+class Unit:
+    """A decoded unit of the plan."""
+
+    number: int
+    """FILLER for one that is not of the plan."""
+    keys: list[str]
+    """Filler has none."""
+    rows: MicroBatch
+    work: Work
+    """What these rows took."""
+
+
+@dataclass(frozen=True, eq=False)
 class Batch:
     """One worker's rows of one global batch."""
 
@@ -45,32 +59,44 @@ class Batch:
         return np.bincount(causes[causes != FILLER], minlength=len(CAUSES))
 
 
-_ARRAYS = ("pixels", "ids", "cause")
-_WORK = ("image_bytes", "read_seconds", "decode_seconds")
+def to_unit(number: int, decoded: dict[str, np.ndarray]) -> Unit:
+    """The unit of that number from what ``pipelines.samples.decode_unit`` or ``filler_unit`` made."""
+    work = Work(*(decoded[name].sum().item() for name in ("image_bytes", "read_seconds", "decode_seconds")))
+    rows = MicroBatch(decoded["pixels"], decoded["ids"], decoded["cause"])
+    return Unit(number, decoded["key"].tolist(), rows, work)
 
 
-def to_block(unit: int, decoded: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """A decoded unit as one row of the dataset."""
-    block = {name: decoded[name][None] for name in _ARRAYS}
-    work = {name: decoded[name].sum(keepdims=True) for name in _WORK}
-    return {"unit": np.array([unit]), "keys": np.array([json.dumps(decoded["key"].tolist())]), **block, **work}
+def to_block(units: Sequence[Unit], pixels: np.ndarray) -> dict[str, np.ndarray]:
+    """Units as one row of the dataset; ``pixels`` (units, B, H, W, 3) is the memory that theirs lie in."""
+    notes = [[unit.number, unit.keys, *astuple(unit.work)] for unit in units]
+    return {
+        "notes": np.array([json.dumps(notes)]),
+        "pixels": pixels[None],
+        "ids": np.stack([unit.rows.ids for unit in units])[None],
+        "causes": np.stack([unit.rows.causes for unit in units])[None],
+    }
 
 
-def to_batch(blocks: list[dict[str, np.ndarray]], layout: Layout) -> Batch:
-    """The batch that a worker's blocks make, in order."""
+def from_block(block: dict[str, np.ndarray]) -> Iterator[Unit]:
+    """The units of ``to_block``, where they lie."""
+    for i, (number, keys, *work) in enumerate(json.loads(block["notes"].item())):
+        rows = MicroBatch(block["pixels"][0, i], block["ids"][0, i], block["causes"][0, i])
+        yield Unit(number, keys, rows, Work(*work))
+
+
+def to_batch(units: Sequence[Unit], layout: Layout) -> Batch:
+    """The batch that a worker's units make, in order."""
     size = layout.units_per_micro_batch
-    image_bytes, read_seconds, decode_seconds = (sum(block[name].item() for block in blocks) for name in _WORK)
+    work = [astuple(unit.work) for unit in units]
     return Batch(
-        units=[block["unit"].item() for block in blocks],
-        keys=[key for block in blocks for key in json.loads(block["keys"].item())],
-        micro_batches=[_to_micro_batch(blocks[i : i + size]) for i in range(0, len(blocks), size)],
-        work=Work(image_bytes, read_seconds, decode_seconds),
+        units=[unit.number for unit in units],
+        keys=[key for unit in units for key in unit.keys],
+        micro_batches=[_to_micro_batch([u.rows for u in units[i : i + size]]) for i in range(0, len(units), size)],
+        work=Work(*map(sum, zip(*work, strict=True))),
     )
 
 
-def _to_micro_batch(blocks: list[dict[str, np.ndarray]]) -> MicroBatch:
-    joined = []
-    for name in _ARRAYS:
-        parts = [block[name][0] for block in blocks]
-        joined.append(np.concatenate(parts) if len(parts) > 1 else parts[0])  # one lies well in the object store
-    return MicroBatch(*joined)
+def _to_micro_batch(rows: Sequence[MicroBatch]) -> MicroBatch:
+    if len(rows) == 1:
+        return rows[0]  # it lies well in the object store
+    return MicroBatch(*(np.concatenate([getattr(part, f.name) for part in rows]) for f in fields(MicroBatch)))

@@ -44,7 +44,7 @@ class BenchResult:
     cores: int
     batches: int
     global_batch_size: int
-    unit_rows: int
+    block_rows: int
     object_store_peak_bytes: int
     object_store_limit_bytes: int
     invalid_rows: dict[str, int]
@@ -62,7 +62,7 @@ class BenchResult:
             "decode limit": f"{self.decode_limit:.0f} images/s, {self.decode_images_per_core:.0f} a core",
             "share of the limit": f"{self.decode_share:.0%}",
             "first batch": f"{self.first_batch_seconds:.1f} s",
-            "object store peak": f"{store}, in units of {self.unit_rows} rows",
+            "object store peak": f"{store}, in blocks of {self.block_rows} rows",
             "invalid rows": ", ".join(f"{cause} {n}" for cause, n in self.invalid_rows.items()) or "none",
         }
         return "\n".join([*(f"{name:<20}{value}" for name, value in rows.items()), self.verdict])
@@ -96,13 +96,21 @@ def _measure(job: Job, batches: int, console: Console) -> BenchResult:
     budget, events = cluster_budget(recipe, job.source, job.decoding), start_event_log()
     console.line(budget.as_text())
     ray.data.DataContext.get_current().enable_progress_bars = False
-    dataset = build_dataset(job.source, job.decoding, job.layout(workers), 0, batches, budget.decode_cores)
+    dataset = build_dataset(
+        job.source,
+        job.decoding,
+        job.layout(workers),
+        0,
+        batches,
+        cores=budget.decode_cores,
+        units_per_block=budget.units_per_block,
+    )
     dataset.context.execution_options = execution_options(budget)
     with watch_store() as gauge:
         started = time.time()
         shards = dataset.streaming_split(workers, equal=True)
         pending = [
-            _consume.remote(shard, rank, job.layout(workers), recipe.data.prefetch_batches, started, events)
+            _consume.remote(shard, rank, job.layout(workers), budget.prefetch_blocks, started, events)
             for rank, shard in enumerate(shards)
         ]
         while len(ray.wait(pending, num_returns=workers, timeout=0.5)[0]) < workers:
@@ -115,6 +123,7 @@ def _measure(job: Job, batches: int, console: Console) -> BenchResult:
     seconds = max(c.times[-1] for c in consumed) - max(c.times[half - 1] for c in consumed)
     totals = [sum(getattr(c, name) for c in consumed) for name in ("image_bytes", "read_seconds", "decode_seconds")]
     throughput = Throughput(images, max(seconds, 1e-9), *totals)
+    block_rows = budget.units_per_block * job.source.unit_rows
     cores = int(ray.cluster_resources()["CPU"]) if recipe.scaling.ray_address else os.cpu_count() or 1
     return BenchResult(
         throughput.images_per_second,
@@ -126,11 +135,11 @@ def _measure(job: Job, batches: int, console: Console) -> BenchResult:
         cores,
         batches,
         recipe.optim.global_batch_size,
-        job.source.unit_rows,
+        block_rows,
         gauge.peak_bytes,
         budget.limit_bytes,
         invalid_rows([sum(counts) for counts in zip(*(c.causes for c in consumed), strict=True)]),
-        verdict(throughput, cores, job.source.unit_rows),
+        verdict(throughput, cores, block_rows),
     )
 
 
@@ -138,7 +147,7 @@ def _measure(job: Job, batches: int, console: Console) -> BenchResult:
 def _consume(shard: Any, rank: int, layout: Layout, prefetch: int, started: float, events: Any) -> _Consumed:
     """Read this worker's batches and let them go."""
     times, works, causes = [], [], np.zeros(len(CAUSES), np.int64)
-    for batch in iterate_batches(shard, layout, rank=rank, first_batch=0, prefetch_batches=prefetch):
+    for batch in iterate_batches(shard, layout, rank=rank, first_batch=0, prefetch_blocks=prefetch):
         times.append(time.time() - started)  # the one clock that processes share
         works.append(batch.work)
         causes = causes + batch.count_causes()

@@ -12,12 +12,14 @@ import ray.data
 
 from pipelines.recipe import Recipe
 from pipelines.samples import Decoding, Source
-from pipelines.stream import UNITS_PER_CORE
+from pipelines.stream import BLOCKS_PER_CORE
 
 _FILL = 0.8
 """Above this share Ray begins to spill blocks to disk."""
 _COMFORT = 256 * 2**20
 """Small units may fill this much unless told otherwise: so little is not worth holding them up for."""
+_BLOCK_BYTES, _BLOCK_UNITS = 128 * 2**20, 8
+"""Units are joined to a block up to both: what Ray does for a block then costs little of what decoding it takes."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,13 @@ class StreamBudget:
 
     unit_bytes: int
     """One decoded unit."""
+    units_per_block: int
+    prefetch_blocks: int
+    """That each worker fetches ahead."""
     needed_bytes: int
     limit_bytes: int
     handed_bytes: int
-    """Part of the limit for the unit that each worker fetched last: Ray Data hears of it when it fetches again."""
+    """Part of the limit for the block that each worker fetched last: Ray Data hears of it when it fetches again."""
     store_bytes: int
     """What the cluster has."""
     decode_cores: int
@@ -39,39 +44,43 @@ class StreamBudget:
         """One line for the log."""
         return (
             f"object store: the stream fills at most {_gib(self.limit_bytes)} of {_gib(self.store_bytes)} GiB, "
-            f"in units of {self.unit_bytes / 2**20:.1f} MiB"
+            f"in blocks of {self.units_per_block * self.unit_bytes / 2**20:.1f} MiB"
         )
 
 
 def plan_budget(recipe: Recipe, source: Source, decoding: Decoding, cores: int, store_bytes: int) -> StreamBudget:
     """The budget of a stream decoding on ``cores`` into a store of ``store_bytes``.
 
-    Needed are the units that workers hold or fetch ahead, and those being made. Raises ValueError, with
-    the numbers and the field to change, when that does not fit.
+    Needed are the blocks that workers hold or fetch ahead, and those being made; they hold as many units as fit well.
+    Raises ValueError, with the numbers and the field to change, when not even blocks of one unit fit.
     """
     data, workers = recipe.data, recipe.scaling.max_workers
     unit = source.unit_rows * (3 * decoding.image_size**2 + 4 * decoding.max_tokens + 64)
-    making = UNITS_PER_CORE * cores
-    per_batch = -(-recipe.optim.global_batch_size // workers // source.unit_rows)
-    held = workers * (data.prefetch_batches + per_batch + 2)
-    what = f"{held} units held by {workers} workers and {making} being made, {unit / 2**20:.1f} MiB each,"
-    needed = held * unit + making * unit
-    limit = max(needed + making * unit, _COMFORT)
-    if data.object_store_gib is not None:
-        limit = int(data.object_store_gib * 2**30)
-        if limit < needed:
-            raise ValueError(
-                f"data.object_store_gib: {data.object_store_gib:g} is less than the {_gib(needed)} that {what} need; "
-                f"raise it, or lower data.prefetch_batches ({data.prefetch_batches}) or optim.global_batch_size"
-            )
     usable = int(_FILL * store_bytes)
+    told = None if data.object_store_gib is None else int(data.object_store_gib * 2**30)
+    making = BLOCKS_PER_CORE * cores
+    per_batch = -(-recipe.optim.global_batch_size // workers // source.unit_rows)
+    for units_per_block in range(max(1, min(_BLOCK_UNITS, _BLOCK_BYTES // unit)), 0, -1):
+        block, ahead = units_per_block * unit, -(-data.prefetch_batches // units_per_block)
+        # The batch at work may begin anywhere in a block; besides, one block is going and one is coming.
+        held = workers * (ahead + 1 + (per_batch + units_per_block - 2) // units_per_block + 2)
+        needed = (held + making) * block
+        if needed <= (usable // 2 if told is None else min(told, usable)):
+            break
+    what = f"{held} units held by {workers} workers and {making} being made, {unit / 2**20:.1f} MiB each,"
+    if told is not None and told < needed:
+        raise ValueError(
+            f"data.object_store_gib: {data.object_store_gib:g} is less than the {_gib(needed)} that {what} need; "
+            f"raise it, or lower data.prefetch_batches ({data.prefetch_batches}) or optim.global_batch_size"
+        )
     if needed > usable:
         raise ValueError(
             f"data.prefetch_batches: {what} need {_gib(needed)} GiB, more than the {_gib(usable)} GiB that the "
             f"cluster's object store of {_gib(store_bytes)} GiB takes without spilling; lower data.prefetch_batches "
             f"({data.prefetch_batches}) or optim.global_batch_size, or start Ray with a larger object store"
         )
-    return StreamBudget(unit, needed, min(limit, usable), workers * unit, store_bytes, cores)
+    limit = told or max(needed + making * block, _COMFORT)
+    return StreamBudget(unit, units_per_block, ahead, needed, min(limit, usable), workers * block, store_bytes, cores)
 
 
 def cluster_budget(recipe: Recipe, source: Source, decoding: Decoding) -> StreamBudget:

@@ -20,11 +20,10 @@ from contextlib import nullcontext
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
-from pipelines.batches import Batch, to_batch, to_block
+from pipelines.batches import Batch, Unit, to_batch, to_unit
 from pipelines.checkpoints import clear_remains
 from pipelines.console import Console
 from pipelines.job import Job
@@ -98,24 +97,24 @@ def direct_batches(job: Job, layout: Layout, rank: int, first_batch: int) -> Ite
     threads = max(1, (os.cpu_count() or 1) // layout.world_size)
     ahead = layout.units_per_worker + max(2 * threads, job.recipe.data.prefetch_batches)
     wanted = (unit for batch in range(first_batch, job.recipe.train.steps) for unit in layout.units(batch, rank))
-    blocks: list[dict[str, np.ndarray]] = []
+    units: list[Unit] = []
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-        coming: deque[Future[dict[str, np.ndarray]]] = deque()
+        coming: deque[Future[Unit]] = deque()
         while True:
             for unit in islice(wanted, ahead - len(coming)):
-                coming.append(pool.submit(_block, job, unit))
+                coming.append(pool.submit(_unit, job, unit))
             if not coming:
                 return
-            blocks.append(coming.popleft().result())
-            if len(blocks) == layout.units_per_worker:
-                yield to_batch(blocks, layout)
-                blocks = []
+            units.append(coming.popleft().result())
+            if len(units) == layout.units_per_worker:
+                yield to_batch(units, layout)
+                units = []
 
 
-def _block(job: Job, unit: int) -> dict[str, np.ndarray]:
-    if unit == FILLER:
-        return to_block(unit, filler_unit(job.source.unit_rows, job.decoding))
-    return to_block(unit, decode_unit(read_unit(job.source, unit), job.decoding))
+def _unit(job: Job, number: int) -> Unit:
+    if number == FILLER:
+        return to_unit(number, filler_unit(job.source.unit_rows, job.decoding))
+    return to_unit(number, decode_unit(read_unit(job.source, number), job.decoding))
 
 
 def _agree_on_start(job: Job, rank: int, world_size: int) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 FILLER = -1
 """A unit of no rows of the plan."""
@@ -38,12 +39,18 @@ class Layout:
         first = rank * self.units_per_worker
         return [self._unit(batch, place) for place in range(first, first + self.units_per_worker)]
 
-    def dealt(self, first_batch: int, stop_batch: int) -> Iterator[int]:
-        """All units of batches [first_batch, stop_batch), in the order in which they go to the workers in turn."""
+    def dealt(self, first_batch: int, stop_batch: int, units_per_block: int = 1) -> Iterator[list[int]]:
+        """All units of batches [first_batch, stop_batch), in the order in which they go to the workers in turn.
+
+        Each gets so many of its own at a time, whatever batches they are of; the last blocks may hold fewer.
+        """
+        workers = [self._units_of(rank, first_batch, stop_batch) for rank in range(self.world_size)]
+        while blocks := [block for units in workers if (block := list(islice(units, units_per_block)))]:
+            yield from blocks
+
+    def _units_of(self, rank: int, first_batch: int, stop_batch: int) -> Iterator[int]:
         for batch in range(first_batch, stop_batch):
-            for i in range(self.units_per_worker):
-                for rank in range(self.world_size):
-                    yield self._unit(batch, rank * self.units_per_worker + i)
+            yield from self.units(batch, rank)
 
     def _unit(self, batch: int, place: int) -> int:
         return batch * self.units_per_batch + place if place < self.units_per_batch else FILLER

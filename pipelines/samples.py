@@ -159,12 +159,15 @@ def decode_unit(table: pa.Table, decoding: Decoding, pixels: np.ndarray | None =
     }
 
 
-def filler_unit(rows: int, decoding: Decoding) -> dict[str, np.ndarray]:
+def filler_unit(rows: int, decoding: Decoding, pixels: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """Arrays of a unit of no rows of the plan, as ``decode_unit`` makes them: black, without captions or keys."""
+    if pixels is None:
+        pixels = np.empty((rows, decoding.image_size, decoding.image_size, 3), np.uint8)
+    pixels[:] = 0
     return {
         "key": np.array([], dtype=object),
         "cause": np.full(rows, FILLER, np.int8),
-        "pixels": np.zeros((rows, decoding.image_size, decoding.image_size, 3), np.uint8),
+        "pixels": pixels,
         "ids": _tokenizer(decoding.tokenizer_json, decoding.max_tokens)([""] * rows, width=decoding.max_tokens),
         "image_bytes": np.zeros(1, np.int64),
         "read_seconds": np.zeros(1, np.float32),

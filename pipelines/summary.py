@@ -157,7 +157,7 @@ def _input_figures(heard: Heard, job: Job) -> dict[str, Any]:
     if done is None or budget is None:
         return dict.fromkeys(_INPUT_FIELDS)
     wait = heard.phases["data_wait"] / done.seconds
-    of_input = throughput.verdict(done, budget.decode_cores, job.source.unit_rows)
+    of_input = throughput.verdict(done, budget.decode_cores, budget.units_per_block * job.source.unit_rows)
     figures = (
         done.images_per_second,
         wait,

@@ -65,23 +65,23 @@ class Throughput:
         }
 
 
-_UNITS_PER_CORE = 8
-"""Ray needs some hundredths of a second for a unit of any size: at more units a second than this, it shows."""
+_BLOCKS_PER_CORE = 8
+"""Ray needs some hundredths of a second for a block of any size: at more blocks a second than this, it shows."""
 
 
-def verdict(throughput: Throughput, cores: float, unit_rows: int) -> str:
+def verdict(throughput: Throughput, cores: float, block_rows: int) -> str:
     """What bounds the input, and what to change."""
     share = throughput.decode_share(cores)
-    units = throughput.images_per_second / unit_rows
+    blocks = throughput.images_per_second / block_rows
     read, decode = (s / throughput.images * 1e3 for s in (throughput.read_seconds, throughput.decode_seconds))
     if share > 0.7:
         return (
             f"decoding is the limit: {cores:g} cores are {share:.0%} busy with it; add CPU nodes, or store smaller "
             "images (clippy data import --max-short-side)"
         )
-    if units > _UNITS_PER_CORE * cores:
+    if blocks > _BLOCKS_PER_CORE * cores:
         return (
-            f"the size of units is the limit: {units:.0f} a second of {unit_rows} rows; a larger "
+            f"the size of blocks is the limit: {blocks:.0f} a second of {block_rows} rows; a larger "
             "optim.global_batch_size makes larger ones"
         )
     if read > 2 * decode:

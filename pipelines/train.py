@@ -22,7 +22,7 @@ import ray.train
 import ray.train.torch
 import ray.util
 
-from pipelines.budget import StreamBudget, cluster_budget, execution_options, watch_store
+from pipelines.budget import StreamBudget, cluster_budget, watch_store
 from pipelines.console import Console
 from pipelines.events import start_event_log
 from pipelines.follower import Follower
@@ -147,7 +147,7 @@ def _trainer(job: Job, events: Any, budget: StreamBudget) -> ray.train.torch.Tor
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "30")
     return ray.train.torch.TorchTrainer(
         train_worker,
-        train_loop_config={"job": job, "events": events},
+        train_loop_config={"job": job, "events": events, "prefetch_blocks": budget.prefetch_blocks},
         torch_config=ray.train.torch.TorchConfig(backend=backend),
         scaling_config=ray.train.ScalingConfig(
             num_workers=scaling.num_workers,
@@ -162,7 +162,7 @@ def _trainer(job: Job, events: Any, budget: StreamBudget) -> ray.train.torch.Tor
             failure_config=ray.train.FailureConfig(max_failures=scaling.max_failures),
         ),
         datasets={"train": ray.data.from_items([0])},  # its place is taken by what PlanConfig makes for the workers
-        dataset_config=PlanConfig(job, execution_options(budget)),
+        dataset_config=PlanConfig(job, budget),
     )
 
 

@@ -16,7 +16,7 @@ import ray.util
 import torch
 
 from clippy.compilation import CompilationError
-from pipelines.budget import decode_cores
+from pipelines.budget import StreamBudget, decode_cores, execution_options
 from pipelines.checkpoints import CheckpointError, clear_remains
 from pipelines.columns import DataError
 from pipelines.events import StopFlag
@@ -37,23 +37,25 @@ _NOTICE_SECONDS = 5.0
 class PlanConfig(ray.train.DataConfig):
     """Gives Ray Train the rest of the run's stream, laid out for the workers that there are this time."""
 
-    def __init__(self, job: Job, execution_options: ray.data.ExecutionOptions) -> None:
-        super().__init__(execution_options=execution_options, enable_shard_locality=False)
+    def __init__(self, job: Job, budget: StreamBudget) -> None:
+        super().__init__(execution_options=execution_options(budget), enable_shard_locality=False)
         self._job = job
+        self._units_per_block = budget.units_per_block
 
     def configure(
         self, datasets: dict[str, Any], world_size: int, worker_handles: Any, worker_node_ids: Any, **more: Any
     ) -> list[dict[str, Any]]:
         """The iterators of all workers; the dataset that the trainer names only holds the place of ours."""
-        stream = rest_of_stream(self._job, world_size)
+        stream = rest_of_stream(self._job, world_size, self._units_per_block)
         return super().configure(dict.fromkeys(datasets, stream), world_size, worker_handles, worker_node_ids, **more)
 
 
-def rest_of_stream(job: Job, world_size: int) -> ray.data.Dataset:
+def rest_of_stream(job: Job, world_size: int, units_per_block: int) -> ray.data.Dataset:
     """What the run has still to read, from its newest checkpoint on, to be split over so many workers."""
     ray.data.DataContext.get_current().enable_progress_bars = False
     first, stop, cores = job.resume_step(), job.recipe.train.steps, decode_cores(job.recipe, world_size)
-    return build_dataset(job.source, job.decoding, job.layout(world_size), first, stop, cores)
+    layout = job.layout(world_size)
+    return build_dataset(job.source, job.decoding, layout, first, stop, cores=cores, units_per_block=units_per_block)
 
 
 def train_worker(config: dict[str, Any]) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     if ray.get(events.is_over.remote()):  # started again after a mistake that would only come again
         return {}
     try:
-        return _train(job, events)
+        return _train(job, events, config["prefetch_blocks"])
     except Exception as error:
         mistake = _user_mistake(error)
         sentence = mistake or f"{type(error).__name__}: {error}"
@@ -72,7 +74,7 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
         raise
 
 
-def _train(job: Job, events: Any) -> dict[str, Any]:
+def _train(job: Job, events: Any, prefetch_blocks: int) -> dict[str, Any]:
     recipe, context = job.recipe, ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(max(1, int(recipe.scaling.resources_per_worker.get("CPU", 1))))
@@ -89,7 +91,7 @@ def _train(job: Job, events: Any) -> dict[str, Any]:
         job.layout(world_size),
         rank=rank,
         first_batch=state.step,
-        prefetch_batches=recipe.data.prefetch_batches,
+        prefetch_blocks=prefetch_blocks,
     )
     reporter = RayReporter(job, Share(rank, world_size, str(attempt)), state.step, attempt, events)
     finished = train_loop(

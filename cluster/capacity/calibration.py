@@ -101,7 +101,7 @@ def _decode_rates() -> dict[str, float]:
 
 
 def _stream_rates(places: list[str], workers: int, hardware: Hardware, console: Console) -> dict[str, float]:
-    """Core seconds of Ray Data for a unit and for its bytes: what images/s leave beside decoding."""
+    """Core seconds of Ray Data for a block and for its bytes: what images/s leave beside decoding."""
     features, seconds = [], []
     for size, batch, batches in ((64, 64 * workers, 600), (224, 128 * workers, 80)):
         options = [f"model.image.image_size={size}", f"optim.global_batch_size={batch}", "model.text.tokenizer=bytes"]
@@ -111,11 +111,11 @@ def _stream_rates(places: list[str], workers: int, hardware: Hardware, console: 
             result = bench(recipe, batches, console)
         pairs, images = find_pairs(recipe.data.url, recipe), batches / 2 * batch
         timed = watched.last(images / result.images_per_second)  # as bench does, the second half
-        unit = result.unit_rows * timed.owned_seconds / images
-        seconds.append(max(1e-4, unit - result.unit_rows * decode_seconds(recipe, pairs, hardware.rates)))
-        features.append((1.0, 3.0 * size**2 * result.unit_rows))
+        block = result.block_rows * timed.owned_seconds / images
+        seconds.append(max(1e-4, block - result.block_rows * decode_seconds(recipe, pairs, hardware.rates)))
+        features.append((1.0, 3.0 * size**2 * result.block_rows))
     fixed, per_byte = fit(features, seconds)
-    return {"unit_seconds": fixed, "unit_ns_per_byte": 1e9 * per_byte}
+    return {"block_seconds": fixed, "block_ns_per_byte": 1e9 * per_byte}
 
 
 def _training_rates(recipe: Recipe, hardware: Hardware, console: Console) -> dict[str, float]:

@@ -72,8 +72,8 @@ class Rates(Section):
     decode_seconds_per_row: Figure
     decode_seconds_per_resize: Figure
     thread_share: Figure
-    unit_seconds: Figure
-    unit_ns_per_byte: Figure
+    block_seconds: Figure
+    block_ns_per_byte: Figure
     request_seconds: Figure
     request_mb_per_s: Figure
     requests_per_second: Figure

@@ -51,7 +51,10 @@ class Stage:
 
 
 def unit_cost(recipe: Recipe, pairs: Pairs, cluster: Cluster, rates: Rates) -> UnitCost:
-    """The recipe's unit of this dataset, read from object storage or from the disk of this machine."""
+    """The recipe's unit of this dataset, read from object storage or from the disk of this machine.
+
+    Raises ValueError when the stream does not fit the object store.
+    """
     image, text = recipe.model.image, recipe.model.text
     rows = unit_rows(recipe.micro_batch_size, 3 * image.image_size**2 + 4 * text.max_tokens)
     groups = (rows + pairs.group_rows - gcd(rows, pairs.group_rows)) / pairs.group_rows
@@ -61,7 +64,8 @@ def unit_cost(recipe: Recipe, pairs: Pairs, cluster: Cluster, rates: Rates) -> U
     read_seconds = requests * rates.request_seconds.value + groups * group_bytes / (rates.request_mb_per_s.value * 1e6)
     from_disk = cluster.shares_cores and "://" not in recipe.data.urls
     pixels = rows * 3 * image.image_size**2
-    stream = rates.unit_seconds.value + pixels * rates.unit_ns_per_byte.value * 1e-9
+    units_per_block = object_store(recipe, cluster, rates, rows).units_per_block
+    stream = rates.block_seconds.value / units_per_block + pixels * rates.block_ns_per_byte.value * 1e-9
     return UnitCost(
         rows=rows,
         decoded_bytes=pixels + rows * (4 * text.max_tokens + 64),

@@ -37,13 +37,13 @@ def test_figures_and_what_they_were_made_from_are_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    ("throughput", "unit_rows", "expected"),
+    ("throughput", "block_rows", "expected"),
     [
         (Throughput(1000, 1.0, 1, 0.1, 1.8), 256, "decoding is the limit: 2 cores are 90% busy"),
-        (Throughput(1000, 1.0, 1, 0.1, 0.2), 4, "the size of units is the limit: 250 a second of 4 rows"),
+        (Throughput(1000, 1.0, 1, 0.1, 0.2), 4, "the size of blocks is the limit: 250 a second of 4 rows"),
         (Throughput(1000, 1.0, 1, 5.0, 0.5), 256, "reading is the limit: 5.0 ms an image against 0.5 ms"),
         (Throughput(1000, 1.0, 1, 0.1, 0.5), 256, "neither decoding"),
     ],
 )
-def test_the_verdict_names_what_bounds_the_input(throughput: Throughput, unit_rows: int, expected: str) -> None:
-    assert verdict(throughput, 2, unit_rows).startswith(expected)
+def test_the_verdict_names_what_bounds_the_input(throughput: Throughput, block_rows: int, expected: str) -> None:
+    assert verdict(throughput, 2, block_rows).startswith(expected)

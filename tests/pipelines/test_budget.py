@@ -33,8 +33,20 @@ def test_a_budget_covers_what_workers_hold_and_cores_make(shapes: Path) -> None:
     assert small.unit_bytes >= 64 * 64 * 64 * 3
     assert small.needed_bytes >= 2 * 4 * small.unit_bytes
     assert small.needed_bytes <= small.limit_bytes <= small.store_bytes
-    assert budget(shapes, "data.prefetch_batches=8").needed_bytes > small.needed_bytes
+    assert budget(shapes, "data.prefetch_batches=9").needed_bytes > small.needed_bytes
     assert budget(shapes, cores=32).needed_bytes > small.needed_bytes
+
+
+def test_small_units_share_a_block_and_large_ones_or_a_tight_store_get_one_each(shapes: Path) -> None:
+    large = ["model.image.image_size=224", "optim.global_batch_size=512"]
+    roomy = budget(shapes, *large)
+    assert roomy.units_per_block == 3  # 256 rows of 224 pixels are 37 MiB
+    assert budget(shapes, *large, store=GIB).units_per_block == 1
+    assert budget(shapes, *large, "data.object_store_gib=0.7").units_per_block == 1
+    assert budget(shapes, "model.image.image_size=448", "optim.global_batch_size=512").units_per_block == 1
+    small = budget(shapes)
+    assert small.units_per_block > 3
+    assert small.units_per_block * small.prefetch_blocks >= 4  # data.prefetch_batches
 
 
 def test_what_is_told_is_the_limit(shapes: Path) -> None:

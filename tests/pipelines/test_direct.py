@@ -70,9 +70,9 @@ def test_no_more_is_decoded_ahead_than_a_batch_and_the_units_that_the_recipe_say
     mine = ["scaling.num_workers=1", "train.micro_batch_size=2", "data.prefetch_batches=3"]
     job = prepare(load_recipe("shapes", [*overrides, *mine]), Console())
     layout, wanted = job.layout(1), list[int]()
-    decode = pipelines.direct._block
+    decode = pipelines.direct._unit
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
-    monkeypatch.setattr(pipelines.direct, "_block", lambda job, unit: wanted.append(unit) or decode(job, unit))
+    monkeypatch.setattr(pipelines.direct, "_unit", lambda job, unit: wanted.append(unit) or decode(job, unit))
     batches = pipelines.direct.direct_batches(job, layout, 0, 0)
     assert next(batches).units == layout.units(0, 0)
     deadline = time.monotonic() + 10

@@ -24,14 +24,18 @@ def test_every_unit_of_a_batch_goes_to_one_worker_once(sizes: tuple[int, int, in
     assert filler % units == 0
 
 
-@given(SIZES, st.integers(0, 50), st.integers(1, 3))
-def test_units_dealt_in_turn_are_each_workers_own(sizes: tuple[int, int, int], first: int, batches: int) -> None:
+@given(SIZES, st.integers(0, 50), st.integers(0, 5), st.integers(1, 9))
+def test_blocks_dealt_in_turn_are_each_workers_own(
+    sizes: tuple[int, int, int], first: int, batches: int, units_per_block: int
+) -> None:
     micro_batches, units, workers = sizes
     layout = Layout(micro_batches * units, units, workers)
-    dealt = list(layout.dealt(first, first + batches))
+    dealt = list(layout.dealt(first, first + batches, units_per_block))
     for rank in range(workers):
         expected = [unit for batch in range(first, first + batches) for unit in layout.units(batch, rank)]
-        assert dealt[rank::workers] == expected
+        assert [unit for block in dealt[rank::workers] for unit in block] == expected
+    assert all(len(block) == units_per_block for block in dealt[:-workers])
+    assert len({len(block) for block in dealt[-workers:]}) <= 1  # or Ray Data would cut one to make them even
 
 
 @given(SIZES)

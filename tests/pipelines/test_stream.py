@@ -14,13 +14,14 @@ import pytest
 import ray
 import ray.data
 
-from pipelines.batches import Batch
+from pipelines.batches import Batch, MicroBatch, Unit, to_block
 from pipelines.budget import cluster_budget, execution_options, watch_store
 from pipelines.console import Console
 from pipelines.job import Job
 from pipelines.layout import FILLER, Layout
 from pipelines.prepare import prepare
 from pipelines.recipe import load_recipe
+from pipelines.samples import Work
 from pipelines.stream import Memory, build_dataset, iterate_batches
 from tests.conftest import TINY
 from tests.pipelines import test_loop
@@ -33,15 +34,17 @@ def make_job(overrides: list[str], *more: str) -> Job:
     return prepare(load_recipe("shapes", [*overrides, *more]), Console())
 
 
-def stream(job: Job, workers: int, first_step: int, steps: int) -> list[list[Batch]]:
+def stream(job: Job, workers: int, first_step: int, steps: int, units_per_block: int = 1) -> list[list[Batch]]:
     """Batches by worker, read as Ray Train's workers read them: at once, from a split of one dataset."""
     layout = job.layout(workers)
-    dataset = build_dataset(job.source, job.decoding, layout, first_step, first_step + steps, cores=2)
+    dataset = build_dataset(
+        job.source, job.decoding, layout, first_step, first_step + steps, cores=2, units_per_block=units_per_block
+    )
     dataset.context.execution_options = ray.data.ExecutionOptions(preserve_order=True)
 
     @ray.remote(num_cpus=0)
     def consume(shard: Any, rank: int) -> list[Batch]:
-        return list(iterate_batches(shard, layout, rank=rank, first_batch=first_step, prefetch_batches=2))
+        return list(iterate_batches(shard, layout, rank=rank, first_batch=first_step, prefetch_blocks=2))
 
     shards = dataset.streaming_split(workers, equal=True)
     return ray.get([consume.remote(shard, rank) for rank, shard in enumerate(shards)])
@@ -88,6 +91,19 @@ def test_three_workers_share_a_batch_of_four_micro_batches(overrides: list[str],
         assert all((m.causes == FILLER).all() for m in step[2].micro_batches)
 
 
+@pytest.mark.parametrize("units_per_block", [3, 8])
+def test_blocks_of_several_units_across_batches_are_the_same_stream(
+    overrides: list[str], streams: Streams, units_per_block: int
+) -> None:
+    several = stream(make_job(overrides, "train.micro_batch_size=8"), 2, 0, 13, units_per_block)
+    for rank in (0, 1):
+        for expected, batch in zip(streams[2][rank], several[rank], strict=True):
+            assert batch.keys == expected.keys
+            for name in ("pixels", "ids"):
+                ours, theirs = (np.concatenate([getattr(m, name) for m in b.micro_batches]) for b in (batch, expected))
+                assert np.array_equal(ours, theirs)
+
+
 def test_a_stream_opened_late_is_the_rest_of_the_stream(overrides: list[str], streams: Streams) -> None:
     late = stream(make_job(overrides), 2, 10, 3)
     for rank in (0, 1):
@@ -97,16 +113,19 @@ def test_a_stream_opened_late_is_the_rest_of_the_stream(overrides: list[str], st
 
 
 def test_a_lost_order_is_an_error() -> None:
-    def block(unit: int) -> dict[str, np.ndarray]:
-        return {"unit": np.array([unit])}
+    def block(*numbers: int) -> dict[str, np.ndarray]:
+        pixels = np.zeros((len(numbers), 1, 8, 8, 3), np.uint8)
+        rows = [MicroBatch(part, np.zeros((1, 4), np.int32), np.zeros(1, np.int8)) for part in pixels]
+        return to_block([Unit(n, ["key"], row, Work()) for n, row in zip(numbers, rows, strict=True)], pixels)
 
     class Shard:
         def iter_batches(self, **_: object) -> list[dict[str, np.ndarray]]:
-            return [block(2), block(5)]  # worker 1 of 2 expects 2, 3
+            return [block(2, 3), block(6, 5)]  # worker 1 of 2 expects 2, 3, then 6, 7
 
-    batches = iterate_batches(Shard(), Layout(4, 2, 2), rank=1, first_batch=0, prefetch_batches=1)
-    with pytest.raises(RuntimeError, match=r"handed unit \[5\] of the plan instead of \[3\]"):
-        list(batches)
+    batches = iterate_batches(Shard(), Layout(4, 2, 2), rank=1, first_batch=0, prefetch_blocks=1)
+    assert next(batches).units == [2, 3]
+    with pytest.raises(RuntimeError, match=r"handed unit 5 of the plan instead of 7"):
+        next(batches)
 
 
 def test_memory_is_used_again_only_when_nobody_holds_it() -> None:
@@ -134,12 +153,20 @@ def test_slow_workers_fill_the_object_store_to_its_budget_and_no_further(overrid
     job = make_job(overrides, *big, f"data.object_store_gib={needed / 2**30 + 1e-6}", "name=tight")
     budget, workers = cluster_budget(job.recipe, job.source, job.decoding), 2
     layout = job.layout(workers)
-    dataset = build_dataset(job.source, job.decoding, layout, 0, 16, budget.decode_cores)
+    dataset = build_dataset(
+        job.source,
+        job.decoding,
+        layout,
+        0,
+        40,
+        cores=budget.decode_cores,
+        units_per_block=budget.units_per_block,
+    )
     dataset.context.execution_options = execution_options(budget)
 
     @ray.remote(num_cpus=0)
     def consume(shard: Any, rank: int) -> int:
-        batches = iterate_batches(shard, layout, rank=rank, first_batch=0, prefetch_batches=1)
+        batches = iterate_batches(shard, layout, rank=rank, first_batch=0, prefetch_blocks=1)
         rows = 0
         for batch in batches:
             rows += len(batch.keys)
@@ -149,17 +176,17 @@ def test_slow_workers_fill_the_object_store_to_its_budget_and_no_further(overrid
     with watch_store(0.05) as gauge:
         shards = dataset.streaming_split(workers, equal=True)
         rows = ray.get([consume.remote(shard, rank) for rank, shard in enumerate(shards)])
-    assert rows == [16 * 32] * 2
+    assert rows == [40 * 32] * 2
     assert budget.limit_bytes / 2 < gauge.peak_bytes <= budget.limit_bytes
 
 
 def test_a_killed_decoder_loses_no_unit_and_no_order(overrides: list[str]) -> None:
     job = make_job(overrides, "model.image.image_size=224")
     layout = job.layout(1)
-    dataset = build_dataset(job.source, job.decoding, layout, 0, 25, cores=2)
+    dataset = build_dataset(job.source, job.decoding, layout, 0, 25, cores=2, units_per_block=2)
     dataset.context.execution_options = ray.data.ExecutionOptions(preserve_order=True)
     (shard,) = dataset.streaming_split(1, equal=True)
-    batches = iterate_batches(shard, layout, rank=0, first_batch=0, prefetch_batches=1)
+    batches = iterate_batches(shard, layout, rank=0, first_batch=0, prefetch_blocks=1)
     keys = next(batches).keys
     os.kill(min(pids("ray::MapWorker")), signal.SIGKILL)
     for batch in batches:
