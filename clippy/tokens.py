@@ -35,7 +35,7 @@ class CaptionTokenizer:
 
     def __call__(self, captions: Sequence[str], width: int | None = None) -> np.ndarray:
         """int32 (B, T): ids padded to ``width``, or to the longest caption of the batch."""
-        rows = [encoding.ids for encoding in self._tokenizer.encode_batch(list(captions))]
+        rows = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(captions))]
         ids = np.full((len(rows), width or max(map(len, rows), default=1)), self.pad_id, dtype=np.int32)
         for i, row in enumerate(rows):
             ids[i, : len(row)] = row

@@ -6,6 +6,7 @@ What is drawn at random for a row, one of its captions or a crop, depends on (se
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -201,6 +202,7 @@ def _add_seconds(table: pa.Table, name: str, seconds: float) -> pa.Table:
 
 @lru_cache(maxsize=4)
 def _tokenizer(text: str, max_tokens: int) -> CaptionTokenizer:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # whoever decodes has one core: threads would only wait
     return CaptionTokenizer.from_json(text, max_tokens)
 
 
