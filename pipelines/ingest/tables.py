@@ -66,7 +66,9 @@ def find_table_columns(
     key = pick([column for column in kinds if column != image], config.key_column, _KEY_NAMES)
     if key is None and config.key_column is not None:
         raise DataError(f"{name}: has no column {config.key_column!r}; it has {has}; name it with --key-column")
-    return TableColumns(image, kinds[image], caption, key, "status" if "status" in kinds else None)
+    # A status of another kind, an HTTP code or a flag, is not the one that says "success".
+    status = "status" if kinds.get("status") == "text" else None
+    return TableColumns(image, kinds[image], caption, key, status)
 
 
 def _find_image(kinds: Mapping[str, Kind], first: Mapping[str, Any], config: ImportConfig, name: str) -> str:

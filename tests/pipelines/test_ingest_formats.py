@@ -178,3 +178,11 @@ def test_listings_of_files_and_lists_of_captions(tmp_path: Path) -> None:
     table = read(tmp_path / "lists")
     assert table.schema.field("caption").type == pa.list_(pa.string())
     assert table.column("caption").to_pylist() == [[f"{i}", "also"] if i % 2 else [f"{i}"] for i in range(6)]
+
+
+@pytest.mark.parametrize("status", [[200] * 4, [True] * 4])
+def test_a_status_that_is_no_text_refuses_no_row(tmp_path: Path, status: list[object]) -> None:
+    images = [picture(i) for i in range(4)]
+    pq.write_table(pa.table({"image": images, "caption": ["a"] * 4, "status": status}), tmp_path / "a.parquet")
+    summary = run(tmp_path / "a.parquet", tmp_path / "out")
+    assert (summary.rows_written, summary.rejects) == (4, {})
