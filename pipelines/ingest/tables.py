@@ -152,6 +152,8 @@ def parquet_columns(file: pq.ParquetFile, config: ImportConfig, name: str) -> Ta
     """The columns of a Parquet file, by type, name, and where only paths are left, by their first value."""
     names = file.schema_arrow.names
     kinds = {field.name: _kind_of_type(field.type) for field in file.schema_arrow}
+    if any(field.name == "status" and pa.types.is_integer(field.type) for field in file.schema_arrow):
+        kinds["status"] = "other"
     paths = [column for column, kind in kinds.items() if kind == "text" and column.lower() in PATH_NAMES]
     first: dict[str, Any] = {}
     if paths and not {"bytes", "struct"} & set(kinds.values()):

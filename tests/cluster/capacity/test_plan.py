@@ -103,7 +103,7 @@ def bounded(setting: Setting, bound: str) -> Plan:
 
 def decoding(cpu_nodes: int = 0) -> Setting:
     options = ("model.image.image_size=128", "optim.global_batch_size=1024")
-    dataset = "hqitp,bytes=2.4e5,width=2000,height=1500,group_rows=128"
+    dataset = "hqitp,bytes=2.4e5,width=2300,height=1720,group_rows=128"
     return gpu_setting("8xA100-40", *options, dataset=dataset, cpu_nodes=cpu_nodes)
 
 

@@ -21,7 +21,7 @@ from cluster.capacity.simulation import (
 from tests.cluster.capacity.settings import gpu_setting
 
 LARGER = "model.image.arguments={patch_size: 16, embed_dim: 256, depth: 4, num_heads: 4}"
-FEW, LARGE = ("scaling.decode_cores=40",), "hqitp,bytes=2.4e5,width=2000,height=1500"
+FEW, LARGE = ("scaling.decode_cores=40",), "hqitp,bytes=2.4e5,width=2300,height=1720"
 seconds = st.floats(0.05, 3.0)
 
 
