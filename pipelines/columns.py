@@ -45,9 +45,14 @@ def find_columns(schema: pa.Schema, data: DatasetConfig, name: str) -> Columns:
         raise DataError(f"{name}: has no column {key!r} (data.key_column); it has {', '.join(schema.names)}")
     if key is not None and not _names_rows(kind := schema.field(key).type):
         raise DataError(f"{name}: column {key!r} holds {kind}, not one name a row; set data.key_column to another")
-    # A status of another kind, an HTTP code or a flag, is not the one that says "success".
-    status = "status" if "status" in schema.names and _compares_to_text(schema.field("status").type) else None
-    return Columns(image, caption, key, status)
+    return Columns(image, caption, key, find_status(schema))
+
+
+def find_status(schema: pa.Schema) -> str | None:
+    """The column that says "success" of a usable row; one of another kind, an HTTP code or a flag, is not that."""
+    if "status" not in schema.names or not _compares_to_text(schema.field(schema.names.index("status")).type):
+        return None
+    return "status"
 
 
 def _find(schema: pa.Schema, told: str | None, usual: tuple[str, ...], what: str, name: str) -> str:

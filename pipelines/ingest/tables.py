@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.columns import IMAGE_NAMES, DataError, key_text, values
+from pipelines.columns import IMAGE_NAMES, DataError, find_status, key_text, values
 from pipelines.ingest.config import Format, ImportConfig
 from pipelines.ingest.fetch import fetch_files
 from pipelines.ingest.rows import CAPTION_FIELDS, KEY_FIELDS, MISSING_FILE, NULL_IMAGE, STATUS, SourceRow, pick
@@ -50,7 +50,7 @@ class TableColumns:
 
 
 def find_table_columns(
-    kinds: Mapping[str, Kind], first: Mapping[str, Any], config: ImportConfig, name: str
+    kinds: Mapping[str, Kind], first: Mapping[str, Any], status: str | None, config: ImportConfig, name: str
 ) -> TableColumns:
     """The columns of a table from its columns' kinds and, for those of text, the first value that is not null.
 
@@ -66,8 +66,6 @@ def find_table_columns(
     key = pick([column for column in kinds if column != image], config.key_column, _KEY_NAMES)
     if key is None and config.key_column is not None:
         raise DataError(f"{name}: has no column {config.key_column!r}; it has {has}; name it with --key-column")
-    # A status of another kind, an HTTP code or a flag, is not the one that says "success".
-    status = "status" if kinds.get("status") == "text" else None
     return TableColumns(image, kinds[image], caption, key, status)
 
 
@@ -126,7 +124,8 @@ def table_columns(config: ImportConfig, location: Location, format: Format) -> T
     for _, record in records:
         first |= {name: value for name, value in (record or {}).items() if first.get(name) in (None, "")}
     kinds = {name: _kind_of_value(value) for name, value in first.items()}
-    return find_table_columns(kinds, first, config, location.url)
+    status = "status" if isinstance(first.get("status"), str) else None
+    return find_table_columns(kinds, first, status, config, location.url)
 
 
 def _kind_of_value(value: Any) -> Kind:
@@ -152,15 +151,13 @@ def parquet_columns(file: pq.ParquetFile, config: ImportConfig, name: str) -> Ta
     """The columns of a Parquet file, by type, name, and where only paths are left, by their first value."""
     names = file.schema_arrow.names
     kinds = {field.name: _kind_of_type(field.type) for field in file.schema_arrow}
-    if any(field.name == "status" and pa.types.is_integer(field.type) for field in file.schema_arrow):
-        kinds["status"] = "other"
     paths = [column for column, kind in kinds.items() if kind == "text" and column.lower() in PATH_NAMES]
     first: dict[str, Any] = {}
     if paths and not {"bytes", "struct"} & set(kinds.values()):
         for batch in islice(file.iter_batches(batch_size=16, columns=paths), 1):
             for column in paths:
                 first[column] = next((value for value in values(batch.column(column)) if value), None)
-    columns = find_table_columns(kinds, first, config, name)
+    columns = find_table_columns(kinds, first, find_status(file.schema_arrow), config, name)
     twice = next((column for column in columns.names() if names.count(column) > 1), None)
     if twice is not None:
         raise DataError(f"{name}: has {names.count(twice)} columns of the name {twice!r}; rename all but one")

@@ -184,5 +184,10 @@ def test_listings_of_files_and_lists_of_captions(tmp_path: Path) -> None:
 def test_a_status_that_is_no_text_refuses_no_row(tmp_path: Path, status: list[object]) -> None:
     images = [picture(i) for i in range(4)]
     pq.write_table(pa.table({"image": images, "caption": ["a"] * 4, "status": status}), tmp_path / "a.parquet")
-    summary = run(tmp_path / "a.parquet", tmp_path / "out")
-    assert (summary.rows_written, summary.rejects) == (4, {})
+    for i, image in enumerate(images):
+        (tmp_path / f"{i}.jpg").write_bytes(image)
+    lines = [{"file_name": f"{i}.jpg", "caption": "a", "status": status[i]} for i in range(4)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    for name in ("a.parquet", "a.jsonl"):
+        summary = run(tmp_path / name, tmp_path / f"out-{name}")
+        assert (summary.rows_written, summary.rejects) == (4, {})
