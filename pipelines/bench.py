@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -80,6 +80,10 @@ def bench(recipe: Recipe, batches: int, console: Console) -> BenchResult:
         return _measure(job, batches, console)
 
 
+_BLOCKS_PER_CORE = 16
+"""That are read at least, where there are so many units."""
+
+
 @dataclass(frozen=True)
 class _Consumed:
     """What one worker got: seconds from the start to each batch, and the work in the second half."""
@@ -94,6 +98,12 @@ class _Consumed:
 def _measure(job: Job, batches: int, console: Console) -> BenchResult:
     recipe, workers = job.recipe, job.recipe.scaling.max_workers
     budget, events = cluster_budget(recipe, job.source, job.decoding), start_event_log()
+    # So few batches may lie in a few large blocks, which come at once: nothing could be timed between them.
+    units = batches * recipe.optim.global_batch_size // job.source.unit_rows
+    fitting = max(1, units // (_BLOCKS_PER_CORE * budget.decode_cores))
+    if fitting < budget.units_per_block:
+        ahead = -(-recipe.data.prefetch_batches // fitting)
+        budget = replace(budget, units_per_block=fitting, prefetch_blocks=ahead)
     console.line(budget.as_text())
     ray.data.DataContext.get_current().enable_progress_bars = False
     dataset = build_dataset(
