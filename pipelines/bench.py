@@ -13,8 +13,9 @@ import ray
 import ray.data
 
 from clippy.tokens import build_tokenizer
-from pipelines.budget import cluster_budget, execution_options, watch_store
+from pipelines.budget import StreamBudget, cluster_budget, execution_options, watch_store
 from pipelines.console import Console
+from pipelines.deal import AHEAD_PER_CORE
 from pipelines.events import start_event_log
 from pipelines.job import Job
 from pipelines.layout import Layout
@@ -31,7 +32,7 @@ class BenchResult:
     """What the pipeline delivered to workers that do nothing with it."""
 
     images_per_second: float
-    """Of the second half of the batches: what was decoded while the pipeline filled would flatter the first."""
+    """Of the second half of the batches: what is decoded while the stream fills would flatter the first."""
     bytes_per_second: float
     """Encoded bytes of these images."""
     first_batch_seconds: float
@@ -84,9 +85,17 @@ _BLOCKS_PER_CORE = 16
 """That are read at least, where there are so many units."""
 
 
+def _in_small_blocks(budget: StreamBudget, units: int, prefetch_units: int) -> StreamBudget:
+    """The budget for reading so few units: in a few large blocks they would come at once, with nothing to time."""
+    fitting = max(1, units // (_BLOCKS_PER_CORE * budget.decode_cores))
+    if fitting >= budget.units_per_block:
+        return budget
+    return replace(budget, units_per_block=fitting, prefetch_blocks=-(-prefetch_units // fitting))
+
+
 @dataclass(frozen=True)
 class _Consumed:
-    """What one worker got: seconds from the start to each batch, and the work in the second half."""
+    """What one worker got: seconds from the start to each batch, and the work in the batches that are timed."""
 
     times: list[float]
     image_bytes: int
@@ -98,42 +107,42 @@ class _Consumed:
 def _measure(job: Job, batches: int, console: Console) -> BenchResult:
     recipe, workers = job.recipe, job.recipe.scaling.max_workers
     budget, events = cluster_budget(recipe, job.source, job.decoding), start_event_log()
-    # So few batches may lie in a few large blocks, which come at once: nothing could be timed between them.
+    layout = job.layout(workers)
     units = batches * recipe.optim.global_batch_size // job.source.unit_rows
-    fitting = max(1, units // (_BLOCKS_PER_CORE * budget.decode_cores))
-    if fitting < budget.units_per_block:
-        ahead = -(-recipe.data.prefetch_batches // fitting)
-        budget = replace(budget, units_per_block=fitting, prefetch_blocks=ahead)
+    budget = _in_small_blocks(budget, units, recipe.data.prefetch_batches)
+    # More is read than is timed: at the end, what lies decoded is handed out with nothing decoded behind it.
+    blocks = AHEAD_PER_CORE * budget.decode_cores + budget.prefetch_blocks * workers
+    block_rows = budget.units_per_block * job.source.unit_rows
+    stop = batches - (-blocks * block_rows // recipe.optim.global_batch_size)
     console.line(budget.as_text())
     ray.data.DataContext.get_current().enable_progress_bars = False
     dataset = build_dataset(
         job.source,
         job.decoding,
-        job.layout(workers),
+        layout,
         0,
-        batches,
+        stop,
         cores=budget.decode_cores,
         units_per_block=budget.units_per_block,
     )
     dataset.context.execution_options = execution_options(budget)
+    timed = range(batches // 2, batches)
     with watch_store() as gauge:
         started = time.time()
         shards = dataset.streaming_split(workers, equal=True)
         pending = [
-            _consume.remote(shard, rank, job.layout(workers), budget.prefetch_blocks, started, events)
+            _consume.remote(shard, rank, layout, budget.prefetch_blocks, started, events, timed)
             for rank, shard in enumerate(shards)
         ]
         while len(ray.wait(pending, num_returns=workers, timeout=0.5)[0]) < workers:
             for event in ray.get(events.take.remote()):
-                console.count("batches", event["batch"], batches)
+                console.count("batches", min(event["batch"], batches), batches)
     console.clear()
     consumed: list[_Consumed] = ray.get(pending)
-    half = batches // 2
-    images = (batches - half) * recipe.optim.global_batch_size
-    seconds = max(c.times[-1] for c in consumed) - max(c.times[half - 1] for c in consumed)
+    images = len(timed) * recipe.optim.global_batch_size
+    seconds = max(c.times[timed[-1]] for c in consumed) - max(c.times[timed[0] - 1] for c in consumed)
     totals = [sum(getattr(c, name) for c in consumed) for name in ("image_bytes", "read_seconds", "decode_seconds")]
     throughput = Throughput(images, max(seconds, 1e-9), *totals)
-    block_rows = budget.units_per_block * job.source.unit_rows
     cores = int(ray.cluster_resources()["CPU"]) if recipe.scaling.ray_address else os.cpu_count() or 1
     return BenchResult(
         throughput.images_per_second,
@@ -154,16 +163,19 @@ def _measure(job: Job, batches: int, console: Console) -> BenchResult:
 
 
 @ray.remote(num_cpus=0)
-def _consume(shard: Any, rank: int, layout: Layout, prefetch: int, started: float, events: Any) -> _Consumed:
+def _consume(
+    shard: Any, rank: int, layout: Layout, prefetch: int, started: float, events: Any, timed: range
+) -> _Consumed:
     """Read this worker's batches and let them go."""
     times, works, causes = [], [], np.zeros(len(CAUSES), np.int64)
     for batch in iterate_batches(shard, layout, rank=rank, first_batch=0, prefetch_blocks=prefetch):
         times.append(time.time() - started)  # the one clock that processes share
         works.append(batch.work)
-        causes = causes + batch.count_causes()
+        if len(works) <= timed.stop:
+            causes += batch.count_causes()
         if rank == 0:
             events.put.remote({"batch": len(times)})
-    late = works[len(works) // 2 :]
+    late = works[timed.start : timed.stop]
     return _Consumed(
         times,
         sum(work.image_bytes for work in late),

@@ -27,6 +27,8 @@ from pipelines.samples import Decoding, Source, decode_unit, filler_unit, read_u
 
 BLOCKS_PER_CORE = 2
 """One is decoded while the other is read or handed over."""
+_KEEP_PAGES = {"MIMALLOC_PURGE_DELAY": "-1"}
+"""Arrow would give the memory of a unit back to the system before it reads the next, which the system then clears."""
 
 
 def build_dataset(
@@ -63,6 +65,7 @@ def build_dataset(
         batch_size=None,
         batch_format="pyarrow",
         fn_constructor_args=(ray.put(source), decoding, pace),
+        runtime_env={"env_vars": _KEEP_PAGES},
     )
 
 

@@ -22,6 +22,7 @@ def test_bench_reads_a_recipe_and_leaves_no_run_behind(overrides: list[str]) -> 
     assert 0 < result.object_store_peak_bytes <= result.object_store_limit_bytes
     assert result.decode_limit == pytest.approx(result.decode_images_per_core * result.cores)
     assert result.decode_share == pytest.approx(result.images_per_second / result.decode_limit)
+    assert result.block_rows * 16 * result.cores <= 40 * result.global_batch_size, "few blocks come all at once"
     assert result.decode_share < 1, "batches that came together were timed, not the stream"
     assert not result.invalid_rows
     assert result.verdict in result.as_text()
