@@ -231,7 +231,7 @@ def stream(hardware: Hardware, data: str, folder: str) -> list[Row]:
         images = (batches - batches // 2) * recipe.optim.global_batch_size
         with ray_session(recipe.scaling), watch(os.getpid()) as watched:
             found = bench(recipe, batches, Console())
-            usage = watched.last(images / found.images_per_second)
+        usage = watched.during(*found.timed)
         predicted = cores * plan.unit.rows / plan.unit.decode_seconds
         rows.append(row(f"clippy data bench shapes, {size} pixels", predicted, usage.alone(images), "images/s"))
     return rows

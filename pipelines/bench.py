@@ -33,6 +33,8 @@ class BenchResult:
 
     images_per_second: float
     """Of the second half of the batches: what is decoded while the stream fills would flatter the first."""
+    timed: tuple[float, float]
+    """When that began and ended, in seconds since the epoch."""
     bytes_per_second: float
     """Encoded bytes of these images."""
     first_batch_seconds: float
@@ -140,12 +142,13 @@ def _measure(job: Job, batches: int, console: Console) -> BenchResult:
     console.clear()
     consumed: list[_Consumed] = ray.get(pending)
     images = len(timed) * recipe.optim.global_batch_size
-    seconds = max(c.times[timed[-1]] for c in consumed) - max(c.times[timed[0] - 1] for c in consumed)
+    begun, ended = (max(c.times[batch] for c in consumed) for batch in (timed.start - 1, timed.stop - 1))
     totals = [sum(getattr(c, name) for c in consumed) for name in ("image_bytes", "read_seconds", "decode_seconds")]
-    throughput = Throughput(images, max(seconds, 1e-9), *totals)
+    throughput = Throughput(images, max(ended - begun, 1e-9), *totals)
     cores = int(ray.cluster_resources()["CPU"]) if recipe.scaling.ray_address else os.cpu_count() or 1
     return BenchResult(
         throughput.images_per_second,
+        (started + begun, started + ended),
         throughput.bytes_per_second,
         max(c.times[0] for c in consumed),
         throughput.decode_images_per_core,

@@ -110,7 +110,7 @@ def _stream_rates(places: list[str], workers: int, hardware: Hardware, console: 
         with watch(os.getpid()) as watched:
             result = bench(recipe, batches, console)
         pairs, images = find_pairs(recipe.data.url, recipe), batches / 2 * batch
-        timed = watched.last(images / result.images_per_second)  # as bench does, the second half
+        timed = watched.during(*result.timed)
         block = result.block_rows * timed.owned_seconds / images
         seconds.append(max(1e-4, block - result.block_rows * decode_seconds(recipe, pairs, hardware.rates)))
         features.append((1.0, 3.0 * size**2 * result.block_rows))

@@ -50,11 +50,10 @@ class Watched:
     """Most resident memory of each of Ray Train's workers, by process id."""
     samples: list[_Sample] = field(default_factory=list)
 
-    def last(self, seconds: float) -> Usage:
-        """Of so many seconds before the end."""
-        end = self.samples[-1]
-        start = next(sample for sample in self.samples if sample.time >= end.time - seconds)
-        return self._between(start, end)
+    def during(self, start: float, end: float) -> Usage:
+        """Between two times in seconds since the epoch, to the nearest samples."""
+        nearest = [min(self.samples, key=lambda sample: abs(sample.time - moment)) for moment in (start, end)]
+        return self._between(*nearest)
 
     def counted(self) -> tuple[int, Usage]:
         """How far the count went from when it first was above zero until it was at its highest, and the usage then.
@@ -126,7 +125,7 @@ class _Family:
             self._spent[pid] = processes[pid][1]
             if (peak := _worker_peak(pid)) is not None:
                 watched.worker_peaks[pid] = peak
-        watched.samples.append(_Sample(time.monotonic(), sum(self._spent.values()), _idle_seconds(), count))
+        watched.samples.append(_Sample(time.time(), sum(self._spent.values()), _idle_seconds(), count))
 
 
 def _processes() -> dict[int, tuple[int, float]]:

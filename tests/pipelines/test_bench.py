@@ -19,6 +19,8 @@ def test_bench_reads_a_recipe_and_leaves_no_run_behind(overrides: list[str]) -> 
     result = bench(recipe, 40, Console())
     assert result.images_per_second > 0
     assert result.bytes_per_second / result.images_per_second == pytest.approx(5000, rel=0.3)  # an image of the set
+    begun, ended = result.timed
+    assert ended - begun == pytest.approx(20 * result.global_batch_size / result.images_per_second)
     assert 0 < result.object_store_peak_bytes <= result.object_store_limit_bytes
     assert result.decode_limit == pytest.approx(result.decode_images_per_core * result.cores)
     assert result.decode_share == pytest.approx(result.images_per_second / result.decode_limit)

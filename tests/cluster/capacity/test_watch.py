@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def test_own_processes_count_and_others_do_not() -> None:
     with watch(other.pid, seconds=0.05) as theirs:
         subprocess.run(command, check=True)
     other.communicate(b"\n")
-    own, others = ours.last(60), theirs.last(60)
+    own, others = ours.during(0, time.time()), theirs.during(0, time.time())
     assert own.core_seconds >= 0.25
     assert others.core_seconds <= 0.15
     assert own.owned_seconds <= 1.1 * own.seconds * (os.cpu_count() or 1) + 0.1
@@ -33,7 +34,7 @@ def test_work_is_timed_while_the_count_grows(tmp_path: Path) -> None:
     samples = [(0, 0, 0, 0), (1, 1, 1, 0), (2, 2, 1, 10), (3, 3, 1, 10), (4, 4, 1.5, 20), (5, 9, 2, 30), (6, 9, 4, 30)]
     watched = Watched(samples=[_Sample(*sample) for sample in samples])
     assert watched.counted() == (20, Usage(3, 7, 1))  # neither the start nor the end of the run
-    assert watched.last(1.5) == Usage(1, 0, 2)
+    assert watched.during(4.7, 9) == Usage(1, 0, 2)
     assert Usage(3, 7, 1).alone(80.0) == pytest.approx(10.0 * (os.cpu_count() or 1))
     with pytest.raises(ValueError, match="before it could be watched"):
         Watched(samples=watched.samples[:3]).counted()
