@@ -121,8 +121,8 @@ class Work:
 def read_unit(source: Source, unit: int) -> pa.Table:
     """Rows of one unit, in order, still encoded.
 
-    Columns unit, passes, key, image (a dictionary of bytes or null), caption (text) and read_seconds (each row's
-    share). Raises DataError when a shard is gone or is not the one that was indexed.
+    Columns unit, passes, key, image (bytes or null), caption (text) and read_seconds (each row's share). Raises
+    DataError when a shard is gone or is not the one that was indexed.
     """
     started = time.perf_counter()
     runs = source.plan.rows(unit * source.unit_rows, (unit + 1) * source.unit_rows)
@@ -147,7 +147,7 @@ def decode_unit(table: pa.Table, decoding: Decoding, pixels: np.ndarray | None =
         cause = _decode_row(image, captions[i], pixels[i], decoding, (decoding.seed, passes[i], keys[i]))
         if cause != VALID:
             causes[i], captions[i], pixels[i] = CAUSES.index(cause), "", 0
-    lengths = pa.chunked_array([_lengths(chunk) for chunk in table.column("image").chunks])
+    lengths = pc.fill_null(pc.binary_length(table.column("image")), 0)
     return {
         "unit": table.column("unit").to_numpy(),
         "key": np.array(keys, dtype=object),
@@ -182,16 +182,15 @@ def _decode_row(
     """Decode one image into ``pixels`` and return VALID, or the cause why it is no sample."""
     if not caption.strip():
         return "empty_caption"
-    content = image.as_py()
-    if content is None:
+    if not image.is_valid:
         return "null_image"
     crop = decoding.crop
     try:
         if crop is None:
-            pixels[:] = images.decode_image(content, len(pixels))
+            pixels[:] = images.decode_image(image.as_py(), len(pixels))
         else:
             numbers = numbers_of(_CROP_NUMBERS, "crop", *sample)
-            pixels[:] = images.decode_image(content, len(pixels), lambda w, h: crop.box(w, h, numbers))
+            pixels[:] = images.decode_image(image.as_py(), len(pixels), lambda w, h: crop.box(w, h, numbers))
     except images.ImageError as error:
         return error.cause
     return VALID
@@ -219,7 +218,10 @@ def _read_rows(source: Source, run: Rows) -> pa.Table:
     if len(usable) != manifest.usable_rows[run.group]:
         raise DataError(changed_shard(dataset.config, shard))
     rows = usable[run.rows]
-    wanted = table.drop_columns(columns.image).take(pa.array(rows))
+    wanted = table.take(pa.array(rows))
+    image = wanted.column(columns.image)
+    if pa.types.is_struct(image.type):
+        image = pc.struct_field(image, "bytes")
     if columns.key is None:
         keys = pa.array([f"{shard}:{group}:{row}" for row in rows.tolist()], pa.string())
     else:
@@ -228,26 +230,10 @@ def _read_rows(source: Source, run: Rows) -> pa.Table:
         {
             "passes": pa.repeat(pa.scalar(run.passes, pa.int64()), len(rows)),
             "key": keys,
-            "image": _pick_images(table.column(columns.image), rows),
+            "image": image.cast(pa.large_binary()),  # 32-bit offsets overflow at 2 GiB in a column
             "caption": _draw_captions(wanted.column(columns.caption), keys, source.seed, run.passes),
         }
     )
-
-
-def _pick_images(column: pa.ChunkedArray, rows: np.ndarray) -> pa.DictionaryArray:
-    """Large binary images of these rows; they lie where they were read if most of a row group is wanted."""
-    if pa.types.is_struct(column.type):
-        column = pc.struct_field(column, "bytes")
-    if 2 * len(rows) < len(column):  # or memory for the whole of a large row group is held until these are decoded
-        column, rows = column.take(pa.array(rows)), np.arange(len(rows))
-    column = column.cast(pa.large_binary())  # 32-bit offsets overflow at 2 GiB in a column
-    images = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-    return pa.DictionaryArray.from_arrays(pa.array(rows, pa.int32()), images)
-
-
-def _lengths(images: pa.DictionaryArray) -> pa.Array:
-    """Bytes of each image, 0 where there is none."""
-    return pc.fill_null(pc.binary_length(images.dictionary), 0).take(images.indices)
 
 
 def _draw_captions(captions: pa.ChunkedArray, keys: pa.Array, seed: int, passes: int) -> pa.Array:
