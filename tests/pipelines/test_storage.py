@@ -26,7 +26,8 @@ def answering(status: int, code: str, headers: dict[str, str] | None = None) -> 
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            requests.append(f"{self.command} {self.path}")
+            checked = " checked" if "x-amz-checksum-mode" in self.headers else ""
+            requests.append(f"{self.command} {self.path}{checked}")
             body = f"<Error><Code>{code}</Code><Message>m</Message></Error>".encode()
             self.send_response(status)
             for name, value in {
@@ -108,3 +109,10 @@ def test_a_local_folder_without_permission_is_one_sentence(tmp_path: Path) -> No
 def test_options_that_cannot_be_are_one_sentence(options: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=r"s3://bucket/folder: cannot be opened: .*(there-is-none|endpont_url)"):
         locate("s3://bucket/folder", options)
+
+
+def test_byte_ranges_are_read_without_the_checksums_that_s3_has_of_whole_objects_only() -> None:
+    with answering(403, "AccessDenied") as (endpoint, requests), pytest.raises(DataError):
+        read(endpoint)
+    assert requests
+    assert not [request for request in requests if request.endswith(" checked")]
