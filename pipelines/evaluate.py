@@ -121,11 +121,12 @@ def evaluate_suite(
         else:
             missing[benchmark] = errors[0]
     if missing and not skip_missing:
-        raise ValueError("\n\n".join([*missing.values(), "add what is missing, or leave it out with --skip-missing"]))
-    for benchmark in missing:
-        console.line(f"{benchmark} is left out: it is not in {request.data}")
+        remedy = "add or mend what is named, or leave it out with --skip-missing"
+        raise ValueError("\n\n".join([*missing.values(), remedy]))
+    for benchmark, cause in missing.items():
+        console.line(f"{benchmark} is left out: {cause.splitlines()[0]}")
     if len(missing) == len(benchmarks):
-        raise ValueError(f"{request.data}: none of {', '.join(benchmarks)} is here")
+        raise ValueError(f"{request.data}: none of {', '.join(benchmarks)} is here whole")
     return [evaluate(own, console) for own in requests.values()]
 
 

@@ -67,6 +67,20 @@ def test_a_suite_finds_each_benchmark_by_its_name_its_familys_or_in_the_root(
         evaluate.evaluate_suite(request, names)
 
 
+def test_what_a_suite_leaves_out_is_told_by_its_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    layouts.waterbirds(tmp_path, [("a.jpg", layouts.picture(1, 1), 0, 2, 7)])
+    layouts.voc(tmp_path, {"a": (layouts.picture(1, 1), np.zeros((1, 1)))})
+    monkeypatch.setattr(evaluate, "find_subject", lambda path, decoder: Subject(FoundModel(path, 0, None), None, None))
+    monkeypatch.setattr(evaluate, "evaluate", lambda request, console: request.benchmark)
+    request = Request("model", data=str(tmp_path), out="out")
+    assert evaluate.evaluate_suite(request, ("waterbirds", "voc", "ade20k"), skip_missing=True) == ["voc"]
+    told = capfd.readouterr().err
+    assert "metadata.csv, line 2: has place '7'" in told
+    assert "ade20k is left out: " in told
+
+
 def test_numbers_that_no_cluster_has_are_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluate, "find_subject", lambda path, decoder: Subject(FoundModel(path, 0, None), None, None))
     with pytest.raises(ValueError, match=r"^--workers: must be at least 1 \(got 0\)$"):
