@@ -113,9 +113,9 @@ def _measure(job: Job, batches: int, console: Console) -> BenchResult:
     units = batches * recipe.optim.global_batch_size // job.source.unit_rows
     budget = _in_small_blocks(budget, units, recipe.data.prefetch_batches)
     # More is read than is timed: at the end, what lies decoded is handed out with nothing decoded behind it.
-    blocks = AHEAD_PER_CORE * budget.decode_cores + budget.prefetch_blocks * workers
     block_rows = budget.units_per_block * job.source.unit_rows
-    stop = batches - (-blocks * block_rows // recipe.optim.global_batch_size)
+    ahead = block_rows * (AHEAD_PER_CORE * budget.decode_cores + budget.prefetch_blocks * workers)
+    stop = batches + -(-ahead // recipe.optim.global_batch_size)
     console.line(budget.as_text())
     ray.data.DataContext.get_current().enable_progress_bars = False
     dataset = build_dataset(
