@@ -36,6 +36,8 @@ FAULTS = ("503", "slowdown", "reset", "truncate")
 KINDS = ("get", "get_range", "head", "list", "put", "post", "delete", "other")
 _OBJECT_READS = ("get", "get_range")
 _PIECE = 2**20
+Address = tuple[str, int] | str
+"""Host and port, or the path of a socket file."""
 _ERRORS = {"503": ("ServiceUnavailable", "Service Unavailable"), "slowdown": ("SlowDown", "Slow Down")}
 
 
@@ -64,6 +66,15 @@ def read_counts(url: str, *, reset: bool = False) -> dict[str, Any]:
         return json.load(answer)
 
 
+def connect(address: Address) -> socket.socket:
+    """A connection to (host, port), or to a socket file."""
+    if not isinstance(address, str):
+        return socket.create_connection(address)
+    sock = socket.socket(socket.AF_UNIX)
+    sock.connect(address)
+    return sock
+
+
 class ConnectionEnded(Exception):
     """The other side closed the connection in the middle of a message."""
 
@@ -72,7 +83,8 @@ class Connection:
     """A socket with what was received of it too early."""
 
     def __init__(self, sock: socket.socket) -> None:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock = sock
         self._early = bytearray()
         self._pipe: tuple[int, int] | None = None
@@ -192,9 +204,9 @@ class Head:
 
 
 class Proxy:
-    """Forwards connections to ``upstream`` (host, port); the counts and the faults that are due."""
+    """Forwards connections to ``upstream``; the counts and the faults that are due."""
 
-    def __init__(self, upstream: tuple[str, int], delay_seconds: float, fail_every: int, faults: Sequence[str]) -> None:
+    def __init__(self, upstream: Address, delay_seconds: float, fail_every: int, faults: Sequence[str]) -> None:
         self._upstream = upstream
         self._delay = delay_seconds
         self._fail_every = fail_every
@@ -232,7 +244,7 @@ class Proxy:
                 if upstream is None or upstream.was_closed():
                     if upstream is not None:
                         upstream.close()
-                    upstream = Connection(socket.create_connection(self._upstream))
+                    upstream = Connection(connect(self._upstream))
                 upstream.sock.sendall(_without_expect(head) + body)
                 upstream = self._answer(client, upstream, head, fault)
                 if not head.keeps_alive:
@@ -353,18 +365,19 @@ def _error(fault: str, method: str) -> bytes:
 def main() -> None:
     """Serve until killed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--upstream", required=True, help="http:// URL of the storage")
+    parser.add_argument("--upstream", required=True, help="http:// URL of the storage, or unix:/path of its socket")
     parser.add_argument("--delay-ms", type=float, default=0, help="added to every request (default: 0)")
     parser.add_argument("--fail-every", type=int, default=0, metavar="N", help="every N-th request fails")
     parser.add_argument("--fault", default="503", help=f"of {', '.join(FAULTS)}, or several in turn: 503,reset")
     parser.add_argument("--port", type=int, default=0, help="default: any free one")
     options = parser.parse_args()
     upstream, faults = urlsplit(options.upstream), options.fault.split(",")
-    if upstream.scheme != "http" or not upstream.hostname:
-        parser.error(f"--upstream: {options.upstream!r} is no http:// URL")
+    if upstream.scheme != "unix" and (upstream.scheme != "http" or not upstream.hostname):
+        parser.error(f"--upstream: {options.upstream!r} is neither an http:// URL nor unix:/path")
     if unknown := set(faults) - set(FAULTS):
         parser.error(f"--fault: {', '.join(sorted(unknown))} is none of {', '.join(FAULTS)}")
-    proxy = Proxy((upstream.hostname, upstream.port or 80), options.delay_ms / 1000, options.fail_every, faults)
+    address = upstream.path if upstream.scheme == "unix" else (upstream.hostname or "", upstream.port or 80)
+    proxy = Proxy(address, options.delay_ms / 1000, options.fail_every, faults)
     with closing(socket.create_server(("127.0.0.1", options.port), backlog=1024)) as listener:
         print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
         proxy.serve(listener)

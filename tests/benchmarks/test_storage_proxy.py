@@ -5,8 +5,12 @@ from __future__ import annotations
 import http.client
 import os
 import statistics
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import ThreadingUnixStreamServer
 from types import ModuleType
 from urllib.parse import urlsplit
 
@@ -88,6 +92,31 @@ def test_s3fs_reads_and_writes_the_same_bytes(storage_proxy: ModuleType, s3: str
         assert min(counts["put"], counts["list"]) >= 1
     with arrow(s3).open_input_file("bucket/proxied/by_s3fs") as file:
         assert file.read() == CONTENT
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers every GET with ``CONTENT``, and keeps the connection."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(CONTENT)))
+        self.end_headers()
+        self.wfile.write(CONTENT)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_server_on_a_socket_file_is_reached_too(storage_proxy: ModuleType, tmp_path: Path) -> None:
+    with ThreadingUnixStreamServer(str(tmp_path / "socket"), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with storage_proxy.start_proxy(f"unix:{tmp_path}/socket", fail_every=3, faults=("truncate",)) as url:
+            came = list(requests(url, "/bucket/object", 4))
+        server.shutdown()
+    assert [body for _, body in came] == [CONTENT, CONTENT, CONTENT[: len(CONTENT) // 2], CONTENT]
 
 
 def test_every_request_waits_as_long_as_told(storage_proxy: ModuleType, s3: str, stored: str) -> None:
