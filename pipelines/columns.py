@@ -64,12 +64,12 @@ def _find(schema: pa.Schema, told: str | None, usual: tuple[str, ...], what: str
 
 
 def _check_types(schema: pa.Schema, image: str, caption: str, name: str) -> None:
-    kind = schema.field(image).type
+    kind = plain_type(schema.field(image).type)
     if pa.types.is_struct(kind) and "bytes" in [kind.field(i).name for i in range(kind.num_fields)]:
         kind = kind.field("bytes").type
     if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
         raise DataError(f"{name}: column {image!r} holds {kind}, not the bytes of images; set data.image_column")
-    kind = schema.field(caption).type
+    kind = plain_type(schema.field(caption).type)
     if is_list(kind):
         kind = kind.value_type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
@@ -128,10 +128,30 @@ def _replaced(value: Any) -> Any:
 
 def _compares_to_text(kind: pa.DataType) -> bool:
     try:
-        pc.equal(pa.nulls(0, kind), "success")
+        pc.equal(pa.nulls(0, plain_type(kind)), "success")
     except pa.ArrowNotImplementedError:
         return False
     return True
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """The type of the same values that all of Arrow can work with: no dictionary (pandas' categories) and no view."""
+    if pa.types.is_dictionary(kind):
+        return plain_type(kind.value_type)
+    if pa.types.is_string_view(kind):
+        return pa.large_string()
+    if pa.types.is_binary_view(kind):
+        return pa.large_binary()
+    is_view = pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind)
+    if is_view or (is_list(kind) and plain_type(kind.value_type) != kind.value_type):
+        return pa.large_list(plain_type(kind.value_type))
+    return kind
+
+
+def as_plain(table: pa.Table) -> pa.Table:
+    """The table with all columns of a ``plain_type``."""
+    plain = pa.schema([field.with_type(plain_type(field.type)) for field in table.schema])
+    return table if plain.equals(table.schema) else table.cast(plain)
 
 
 def is_list(kind: pa.DataType) -> bool:

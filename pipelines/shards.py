@@ -17,13 +17,12 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from pipelines.columns import DataError
-from pipelines.storage import Location, explain
+from pipelines.columns import DataError, as_plain
+from pipelines.storage import Location, explain, is_absence
 
 ATTEMPTS = 7
 """How often a request is tried, waiting 0.2, 0.4, 0.8, ... seconds in between: 12 seconds in all."""
 
-_NOT_FOUND = ("NO_SUCH_KEY", "RESOURCE_NOT_FOUND", "NoSuchKey")
 _FORMAT = pads.ParquetFileFormat()
 _T = TypeVar("_T")
 
@@ -46,9 +45,9 @@ def read_footer(shard: pads.ParquetFileFragment, location: Location) -> pq.FileM
 def read_groups(
     shard: pads.ParquetFileFragment, location: Location, groups: Sequence[int], names: Sequence[str]
 ) -> pa.Table:
-    """Some columns of some row groups, in their order. Raises DataError."""
+    """Some columns of some row groups, in their order, each of a ``plain_type``. Raises DataError."""
     part = shard.subset(row_group_ids=list(groups))
-    return retry(lambda: part.to_table(columns=list(names), use_threads=False), location)
+    return as_plain(retry(lambda: part.to_table(columns=list(names), use_threads=False), location))
 
 
 def footer_digest(footer: pq.FileMetaData) -> str:
@@ -69,7 +68,7 @@ def retry(action: Callable[[], _T], location: Location) -> _T:
         except FileNotFoundError:
             raise
         except (OSError, pa.ArrowException) as error:
-            if any(sign in str(error) for sign in _NOT_FOUND):
+            if is_absence(error):
                 raise FileNotFoundError(location.url) from None
             sentence = explain(error)
             if sentence is not None:

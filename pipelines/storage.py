@@ -118,6 +118,20 @@ def reason(error: Exception) -> str:
     return explain(error) or (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def is_absence(error: Exception) -> bool:
+    """Whether an error of storage says that there is no such file."""
+    return isinstance(error, FileNotFoundError) or any(sign in str(error) for sign in _NOT_FOUND)
+
+
+def is_of_storage(error: Exception) -> bool:
+    """Whether an error of reading a file there is comes from the object store, and says nothing of what lies there."""
+    told = any(sign in str(error) for sign in ("AWS Error", "google::cloud"))
+    return not is_absence(error) and (told or isinstance(error, ConnectionError | TimeoutError))
+
+
+_NOT_FOUND = ("NO_SUCH_KEY", "RESOURCE_NOT_FOUND", "NoSuchKey")
+
+
 def explain(error: Exception) -> str | None:
     """What is wrong and what helps, for an error of storage that no patience mends; None for any other."""
     text = str(error)

@@ -11,11 +11,23 @@ from functools import lru_cache
 from typing import Any
 
 from pipelines.columns import DataError
-from pipelines.storage import Location, locate, reason
+from pipelines.storage import Location, is_of_storage, locate, reason
 
 FETCHES = 16
 """Files that a task fetches at a time."""
 MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+
+
+class StorageError(DataError):
+    """The object store failed, which says nothing of the file: to leave it out as broken would lose its rows."""
+
+
+def unreadable(location: Location, error: Exception, sentence: str, kind: type[DataError] = DataError) -> DataError:
+    """What to raise for an ``error`` of reading a file: a StorageError, or a ``kind`` with ``sentence`` and reason."""
+    if not location.is_local and is_of_storage(error):
+        remedy = "once it does, the same command goes on"
+        return StorageError(f"{location.url}: the object store does not hand it out: {reason(error)}; {remedy}")
+    return kind(f"{location.url}: {sentence}: {reason(error)}")
 
 
 def open_location(url: str, options: dict[str, Any]) -> Location:
@@ -61,7 +73,7 @@ def _fetch(path: str, folders: Sequence[str], options: dict[str, Any]) -> bytes 
             too_long = error.errno == errno.ENAMETOOLONG
             if too_long or (location.is_local and location.filesystem.get_file_info(location.path).is_file is False):
                 continue  # a folder, or a name that no file can have
-            raise DataError(f"{url}: cannot be read: {reason(error)}") from None
+            raise unreadable(location, error, "cannot be read") from None
     return f"{path} does not exist"
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from pipelines.columns import DataError
 from pipelines.ingest.config import ImportConfig
-from pipelines.ingest.fetch import open_location
+from pipelines.ingest.fetch import StorageError, open_location
 from pipelines.ingest.listing import listing_rows, write_sample_listing, write_table_listing
 from pipelines.ingest.rows import SourceRow
 from pipelines.ingest.sources import SourceListing
@@ -138,6 +138,8 @@ def _cut_listings(
 
 
 def _refuse(config: ImportConfig, error: DataError, name: str, broken: dict[str, str]) -> None:
+    if isinstance(error, StorageError):
+        raise error
     if not config.skip_broken_files:
         raise DataError(f"{error}; --skip-broken-files leaves such files out")
     broken[name] = str(error)

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from clippy.images import ImageError
 from pipelines.columns import DataError
 from pipelines.ingest.config import ImportConfig
-from pipelines.ingest.fetch import FETCHES
+from pipelines.ingest.fetch import FETCHES, StorageError
 from pipelines.ingest.images import check_image
 from pipelines.ingest.parts import Part, read_part
 from pipelines.ingest.rows import EMPTY_CAPTION, NOT_TEXT, NULL_CAPTION, SourceRow, is_missing, is_text
@@ -86,7 +86,7 @@ def stage_part(config: ImportConfig, source: SourceListing, staging: Location, p
         except (DataError, OSError) as error:
             if attempt < attempts:
                 time.sleep(2**attempt)
-            elif config.skip_broken_files and isinstance(error, DataError):
+            elif config.skip_broken_files and isinstance(error, DataError) and not isinstance(error, StorageError):
                 staged = StagedPart(part.index, 0, [], 0, {}, False, 0, broken=str(error))
             else:
                 raise

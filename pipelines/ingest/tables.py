@@ -15,11 +15,11 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.columns import IMAGE_NAMES, DataError, find_status, key_text, values
+from pipelines.columns import IMAGE_NAMES, DataError, find_status, is_list, key_text, plain_type, values
 from pipelines.ingest.config import Format, ImportConfig
-from pipelines.ingest.fetch import fetch_files
+from pipelines.ingest.fetch import StorageError, fetch_files, unreadable
 from pipelines.ingest.rows import CAPTION_FIELDS, KEY_FIELDS, MISSING_FILE, NULL_IMAGE, STATUS, SourceRow, pick
-from pipelines.storage import Location, reason
+from pipelines.storage import Location
 
 PATH_NAMES = (
     *("filepath", "file_path", "image_path", "img_path", "image_file", "file_name", "filename", "path"),
@@ -93,11 +93,11 @@ def _find_image(kinds: Mapping[str, Kind], first: Mapping[str, Any], config: Imp
 def has_images(config: ImportConfig, location: Location, format: Format) -> bool:
     """Whether a table holds images or their paths.
 
-    Raises TableError for a file that is no table of this format, EmptyTableError where no row tells.
+    Raises TableError for a file that is no table of this format, EmptyTableError where no row tells, StorageError.
     """
     try:
         table_columns(config, location, format)
-    except (TableError, EmptyTableError):
+    except (TableError, EmptyTableError, StorageError):
         raise
     except DataError:
         return False
@@ -144,7 +144,7 @@ def open_parquet(location: Location) -> Iterator[pq.ParquetFile]:
         ):
             yield file
     except (pa.ArrowException, OSError) as error:
-        raise TableError(f"{location.url}: not a readable Parquet file: {reason(error)}") from None
+        raise unreadable(location, error, "not a readable Parquet file", TableError) from None
 
 
 def parquet_columns(file: pq.ParquetFile, config: ImportConfig, name: str) -> TableColumns:
@@ -165,23 +165,23 @@ def parquet_columns(file: pq.ParquetFile, config: ImportConfig, name: str) -> Ta
 
 
 def _kind_of_type(type: pa.DataType) -> Kind:
-    if pa.types.is_dictionary(type):
-        type = type.value_type
+    type = plain_type(type)
     if pa.types.is_struct(type):
         return "struct" if type.get_field_index("bytes") >= 0 and _is_binary(type.field("bytes").type) else "other"
     if _is_binary(type):
         return "bytes"
-    if pa.types.is_list(type) or pa.types.is_large_list(type):
+    if is_list(type):
         return "list" if _is_text(type.value_type) else "other"
     return "text" if _is_text(type) or pa.types.is_integer(type) else "other"
 
 
 def _is_binary(type: pa.DataType) -> bool:
-    return pa.types.is_binary(type) or pa.types.is_large_binary(type) or pa.types.is_binary_view(type)
+    type = plain_type(type)
+    return pa.types.is_binary(type) or pa.types.is_large_binary(type)
 
 
 def _is_text(type: pa.DataType) -> bool:
-    return pa.types.is_string(type) or pa.types.is_large_string(type) or pa.types.is_string_view(type)
+    return pa.types.is_string(type) or pa.types.is_large_string(type)
 
 
 def parquet_rows(
@@ -251,7 +251,7 @@ def iterate_records(location: Location, format: Format) -> Iterator[tuple[int, d
     except UnicodeDecodeError as error:
         raise TableError(f"{location.url}: not text in UTF-8: {error}") from None
     except (csv.Error, pa.ArrowException, OSError) as error:
-        raise TableError(f"{location.url}: cannot be read: {reason(error)}") from None
+        raise unreadable(location, error, "cannot be read", TableError) from None
 
 
 def _json_lines(lines: io.TextIOWrapper) -> Iterator[dict[str, Any] | None]:

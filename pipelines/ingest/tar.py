@@ -8,10 +8,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.columns import DataError
 from pipelines.ingest.config import ImportConfig
+from pipelines.ingest.fetch import unreadable
 from pipelines.ingest.rows import SourceRow, row_from_members, wanted_member
-from pipelines.storage import Location, reason
+from pipelines.storage import Location
 
 _BLOCK = tarfile.BLOCKSIZE
 _BUFFER = 4 * 2**20
@@ -29,14 +29,14 @@ _WITHOUT_CONTENT = (
 def tar_rows(location: Location, name: str, config: ImportConfig) -> Iterator[SourceRow]:
     """One row a sample: consecutive members with the same name up to the first dot of its last part.
 
-    Raises DataError for a tar that is none, or that ends before its end mark.
+    Raises DataError for a tar that is none, or that ends before its end mark, StorageError where it is not handed out.
     """
     compression = "gzip" if name.lower().endswith("gz") else None
     try:
         with location.filesystem.open_input_stream(location.path, compression, _BUFFER) as stream:
             yield from _samples(stream, name, config)
     except (tarfile.TarError, pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{location.url}: not a whole tar file: {reason(error)}") from None
+        raise unreadable(location, error, "not a whole tar file") from None
 
 
 def _samples(stream: Any, name: str, config: ImportConfig) -> Iterator[SourceRow]:

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from clippy import images
-from pipelines.columns import Columns, DataError, key_texts, texts, usable_mask
+from pipelines.columns import Columns, DataError, as_plain, key_texts, texts, usable_mask
 from pipelines.manifest import Manifest, missing_shard
 from pipelines.samples import VALID
 from pipelines.sections import DatasetConfig
@@ -168,8 +168,9 @@ def _read_pick(
         location.filesystem.open_input_file(location.path) as stream,
         pq.ParquetFile(stream, metadata=footers[shard_index], **reading) as file,
     ):
-        for batch in file.iter_batches(batch_rows, row_groups=[group], columns=names, use_threads=False):
-            usable = np.flatnonzero(usable_mask(pa.table(batch), columns))
+        for read in file.iter_batches(batch_rows, row_groups=[group], columns=names, use_threads=False):
+            batch = as_plain(pa.table(read))
+            usable = np.flatnonzero(usable_mask(batch, columns))
             while left and left[-1] < seen + len(usable):
                 place = int(usable[left.pop() - seen])
                 yield _row_values(batch, place, columns, f"{shard}:{group}:{first + place}")

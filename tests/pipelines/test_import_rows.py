@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import tarfile
+from contextlib import nullcontext
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
@@ -104,6 +106,43 @@ def test_a_broken_file_can_be_skipped_where_it_is_the_first(tmp_path: Path, endi
     with pytest.raises(DataError, match=rf"a\.{ending}: .*--skip-broken-files leaves such files out"):
         stage(tmp_path / "source")
     assert stage(tmp_path / "source", skip_broken_files=True) == ([("b-0", ["a"])], [])
+
+
+@pytest.mark.parametrize("ending", ["tar", "parquet", "csv"])
+def test_an_outage_of_storage_breaks_no_file(
+    tmp_path: Path, s3: str, storage_proxy: ModuleType, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    bucket = f"s3://bucket/outage-{ending}"
+    (locate(bucket) / "0.png").write_bytes(png())
+    file = tmp_path / f"a.{ending}"
+    if ending == "csv":
+        file.write_text("filepath,title\n0.png,a\n")
+    elif ending == "parquet":
+        pq.write_table(pa.table({"image": [png()], "caption": ["a"]}), file)
+    else:
+        with tarfile.open(file, "w") as tar:
+            for name, content in (("0.png", png()), ("0.txt", b"a")):
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    (locate(bucket) / file.name).write_bytes(file.read_bytes())
+
+    with storage_proxy.start_proxy(s3) as endpoint:
+        config = ImportConfig(
+            source=f"{bucket}/{file.name}",
+            storage_options={"endpoint_url": endpoint, "region": "us-east-1"},
+            dest=str(tmp_path / "out"),
+            skip_broken_files=True,
+        )
+        job, parts, _ = open_job(config, locate(config.dest), lambda *_: None)
+    monkeypatch.setattr("pipelines.ingest.stage._ATTEMPTS", 1)
+    port = int(endpoint.rpartition(":")[2])
+    refusing = storage_proxy.start_proxy(s3, fail_every=1, port=port)
+    sentence = r"the object store does not hand it out: .*; once it does, the same command goes on"
+    with nullcontext() if ending == "csv" else refusing, pytest.raises(DataError, match=sentence):
+        stage_part(job.config, job.source, job.staging, parts[0])
+    with storage_proxy.start_proxy(s3, port=port):
+        assert stage_part(job.config, job.source, job.staging, parts[0]).rows == 1
 
 
 @pytest.mark.parametrize("kind", ["text", "list"])

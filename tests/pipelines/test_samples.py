@@ -16,7 +16,7 @@ from PIL import Image
 from clippy.architecture import TextConfig
 from clippy.crops import RandomResizedCrop
 from clippy.tokens import build_tokenizer
-from pipelines.columns import DataError
+from pipelines.columns import DataError, is_list, plain_type
 from pipelines.index import index_dataset
 from pipelines.inspection.collect import inspect_data
 from pipelines.prepare import captions
@@ -97,6 +97,41 @@ def test_keys_of_bytes_are_text_as_training_and_inspection_name_them(tmp_path: P
     (unit,) = units(replace(of, unit_rows=2), 1)
     assert sorted(unit["key"]) == ["abcd", "ff000001"]
     assert sorted(row.key for row in inspect_data(of.datasets[0].config, 2, 16).rows) == ["abcd", "ff000001"]
+
+
+@pytest.mark.parametrize(
+    ("image", "caption", "status"),
+    [
+        (pa.binary_view(), pa.string_view(), pa.string_view()),
+        (pa.binary(), pa.dictionary(pa.int8(), pa.string()), pa.dictionary(pa.int32(), pa.string())),
+        (pa.binary(), pa.list_(pa.string_view()), pa.string()),
+        (pa.binary(), pa.list_(pa.dictionary(pa.int32(), pa.large_string())), pa.string()),
+        (pa.binary(), pa.list_view(pa.string()), pa.string()),
+    ],
+)
+def test_categories_and_views_are_read_as_the_values_that_they_stand_for(
+    tmp_path: Path, image: pa.DataType, caption: pa.DataType, status: pa.DataType
+) -> None:
+    words: list[object] = ["a", "b", None, "a", "c", "b"]
+    if is_list(plain_type(caption)):
+        words = [word and [word, f"{word}s"] for word in words]
+    columns = {"image": [jpeg(40 * i) for i in range(6)], "key": list("012345")}
+    success = ["success", "success", "success", "failed", "success", "success"]
+    plain, same = tmp_path / "plain", tmp_path / "same"
+    plain.mkdir()
+    same.mkdir()
+    expected = source(plain, **columns, caption=words, status=success)
+    columns["image"] = pa.array(columns["image"], image)
+    of = source(same, **columns, caption=pa.array(words, caption), status=pa.array(success, status))
+    assert pq.read_schema(same / "00000.parquet").field("caption").type.id == caption.id  # or nothing is tested
+    (theirs,), (ours,) = units(expected, 1), units(of, 1)  # an epoch, in the order of its own dataset
+    for name in ("key", "cause", "pixels", "ids"):
+        a, b = (unit[name][np.argsort(unit["key"])] for unit in (theirs, ours))
+        assert len(a) == 4
+        assert (a == b).all(), name
+    assert sorted(captions(of.datasets)) == sorted(captions(expected.datasets))
+    rows = [inspect_data(each.datasets[0].config, 4, 16).rows for each in (of, expected)]
+    assert [(row.key, row.captions) for row in rows[0]] == [(row.key, row.captions) for row in rows[1]]
 
 
 @pytest.mark.parametrize("several", [False, True])
