@@ -101,7 +101,7 @@ def _add_import(actions: Any) -> None:
         "--no-verify", dest="verify", action="store_false", help="read image headers only, do not decode to the end"
     )
     command.add_argument(
-        "--skip-broken-files", action="store_true", help="leave out files that cannot be read, and report them"
+        "--skip-broken-files", action="store_true", help="leave out broken files, and report them"
     )
     for name, what in (("--storage-option", "SOURCE"), ("--dest-storage-option", "DEST")):
         command.add_argument(
