@@ -100,9 +100,7 @@ def _add_import(actions: Any) -> None:
     command.add_argument(
         "--no-verify", dest="verify", action="store_false", help="read image headers only, do not decode to the end"
     )
-    command.add_argument(
-        "--skip-broken-files", action="store_true", help="leave out broken files, and report them"
-    )
+    command.add_argument("--skip-broken-files", action="store_true", help="leave out broken files, and report them")
     for name, what in (("--storage-option", "SOURCE"), ("--dest-storage-option", "DEST")):
         command.add_argument(
             name,

@@ -21,6 +21,9 @@ _UNREAD = {
 }
 """What every process of Ray would note for a dashboard, which is not started here: it would cost the decoders 1 %."""
 
+_STARTUPS = 16
+"""Processes that may start at once, at least: of a multiple Ray warns, and a training has many for few cores."""
+
 
 @contextmanager
 def ray_session(scaling: ScalingConfig, runs_at_once: int = 1) -> Iterator[None]:
@@ -79,7 +82,7 @@ def _start(scaling: ScalingConfig, runs_at_once: int) -> None:
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        _system_config=_UNREAD,
+        _system_config={**_UNREAD, "worker_maximum_startup_concurrency": max(cpus, _STARTUPS)},
     )
 
 

@@ -17,6 +17,7 @@ from pipelines.samples import VALID
 _WIDTH = 84
 _HALF = 40
 _BAR = 16
+_TYPE = 48
 _BLOCKS = " ▏▎▍▌▋▊▉█"
 
 
@@ -172,8 +173,12 @@ def printable(text: str) -> str:
 
 def _schema(layout: Layout) -> str:
     width = max(len(column.name) for column in layout.schema) + 2
-    types = min(max(len(column.type) for column in layout.schema) + 2, 50)
-    lines = [f"{column.name:<{width}}{column.type:<{types}}{column.role or ''}".rstrip() for column in layout.schema]
+    kinds = [column.type if len(column.type) <= _TYPE else f"{column.type[: _TYPE - 1]}…" for column in layout.schema]
+    types = max(map(len, kinds)) + 2
+    lines = [
+        f"{column.name:<{width}}{kind:<{types}}{column.role or ''}".rstrip()
+        for column, kind in zip(layout.schema, kinds, strict=True)
+    ]
     return "\n".join(map(printable, lines))
 
 
