@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -148,6 +149,12 @@ def test_hugging_face_layout_is_understood(tmp_path: Path) -> None:
     assert found.sample.failure_keys == {"null_image": ["train.parquet:0:1", "train.parquet:0:2"]}
     assert [column.role for column in found.layout.schema] == ["image", "caption"]
     assert found.layout.largest_image_column_bytes > len(picture())
+
+
+def test_the_role_of_a_column_stands_apart_from_a_long_type(tmp_path: Path) -> None:
+    images = [{"bytes": picture(), "path": "a.jpg", "source of the picture": "nobody knows"}]
+    write(tmp_path, "train.parquet", {"image": pa.array(images), "text": ["a"]})
+    assert re.search(r"^image  struct<bytes: .*…  image$", as_text(inspect(tmp_path)), re.MULTILINE)
 
 
 def test_several_captions_of_an_image_are_kept_apart(tmp_path: Path) -> None:
