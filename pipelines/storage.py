@@ -5,9 +5,10 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -192,10 +193,45 @@ def locate(url: str, options: Mapping[str, Any] | None = None) -> Location:
         opened = fsspec.filesystem(protocol, **options)
         if protocol == "s3":
             opened.connect()  # only now an option that it does not know is refused
-        filesystem = pafs.PyFileSystem(pafs.FSSpecHandler(opened))
+        filesystem = pafs.PyFileSystem(pafs.FSSpecHandler(_WithOSErrors(opened)))
     except Exception as error:  # a profile that there is not, an unknown option: each library has errors of its own
         raise ValueError(f"{url}: cannot be opened: {error}") from None
     return Location(url, filesystem, path)
+
+
+class _WithOSErrors:
+    """A filesystem of fsspec, or a file of it, whose errors are all OSErrors: those of botocore and others are not."""
+
+    def __init__(self, wrapped: Any) -> None:
+        self._wrapped = wrapped
+
+    def isfile(self, path: str) -> bool:
+        """fsspec's own takes a file for missing where the object store does not answer, and Arrow asks it."""
+        try:
+            return bool(self.info(path)["type"] == "file")
+        except FileNotFoundError:
+            return False
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # also while it is unpickled, without what it wraps
+            raise AttributeError(name)
+        value = getattr(self._wrapped, name)
+        return partial(self._call, name, value) if callable(value) else value
+
+    def _call(self, name: str, method: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        try:
+            result = method(*arguments, **named)
+        except (OSError, TypeError, ValueError, NotImplementedError):
+            raise
+        except Exception as error:
+            raise ConnectionError(str(error) or type(error).__name__) from None
+        return _WithOSErrors(result) if name == "open" else result
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _WithOSErrors) and bool(self._wrapped == other._wrapped)
+
+    def __hash__(self) -> int:
+        return hash(self._wrapped)
 
 
 def _arrow_s3(options: Mapping[str, Any]) -> pafs.S3FileSystem:

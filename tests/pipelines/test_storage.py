@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pyarrow.fs as pafs
 import pytest
+import s3fs
 
 from pipelines import shards
 from pipelines.columns import DataError
@@ -103,6 +107,44 @@ def test_passing_errors_are_tried_again_and_then_told(monkeypatch: pytest.Monkey
 def test_a_local_folder_without_permission_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         index_dataset(DatasetConfig(url=str(tmp_path / "nowhere")))
+
+
+ONE_ATTEMPT = {"config_kwargs": {"retries": {"total_max_attempts": 1}}}
+"""An option that Arrow's client does not know, so that s3fs takes its place."""
+
+
+def test_storage_through_s3fs_that_does_not_answer_is_one_sentence(
+    s3: str, monkeypatch: pytest.MonkeyPatch, clippy_command: Callable[..., CompletedProcess[str]]
+) -> None:
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
+    monkeypatch.setattr(shards, "ATTEMPTS", 2)
+    nobody = {"endpoint_url": "http://127.0.0.1:9", **ONE_ATTEMPT}
+    location = locate("s3://bucket/folder/a.tar", nobody)
+    for action in (location.read_bytes, location.exists, location.list, lambda: location.write_bytes(b"a")):
+        with pytest.raises(OSError, match="Could not connect"):
+            action()
+    result = clippy_command("data", "index", "s3://bucket/folder", f"data.storage_options={json.dumps(nobody)}")
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert "s3://bucket/folder: cannot be read" in result.stderr
+
+
+def test_storage_through_s3fs_is_that_of_arrow(s3: str) -> None:
+    ours = locate("s3://bucket/through-s3fs/a", {"endpoint_url": s3, **ONE_ATTEMPT})
+    ours = pickle.loads(pickle.dumps(ours))  # as Ray hands it to a decoder
+    theirs = locate("s3://bucket/through-s3fs/a", {"endpoint_url": s3})
+    assert not isinstance(ours.filesystem, type(theirs.filesystem))
+    with pytest.raises(FileNotFoundError):
+        ours.read_bytes()
+    ours.write_bytes(b"0123456789" * 1000)
+    assert theirs.read_bytes() == ours.read_bytes() == b"0123456789" * 1000
+    with ours.filesystem.open_input_file(ours.path) as file:
+        assert file.read_at(5, 7) == b"78901"
+    assert [info.base_name for info in ours.parent.list()] == ["a"]
+    with pytest.raises(FileNotFoundError):
+        ours.parent.read_bytes()  # a folder
+    ours.parent.remove_folder()
+    assert not theirs.exists()
 
 
 @pytest.mark.parametrize("options", [{"profile": "there-is-none"}, {"endpont_url": "http://host"}])
