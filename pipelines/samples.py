@@ -254,7 +254,13 @@ def read_shard(dataset: Dataset, shard_index: int, groups: Sequence[int], names:
     location = dataset.folder / shard_name
     try:
         shard = _open_shard(dataset, shard_index, location)
-        return read_groups(shard, location, groups, names)
+        try:
+            return read_groups(shard, location, groups, names)
+        except DataError:
+            with _SHARDS_LOCK:
+                _SHARDS.pop((dataset.identity, location.path), None)
+            _open_shard(dataset, shard_index, location)  # says so, if the shard was replaced after it was opened
+            raise
     except FileNotFoundError:
         raise DataError(missing_shard(dataset.config, shard_name)) from None
 

@@ -127,7 +127,7 @@ def is_absence(error: Exception) -> bool:
 def is_of_storage(error: Exception) -> bool:
     """Whether an error of reading a file there is comes from the object store, and says nothing of what lies there."""
     told = any(sign in str(error) for sign in ("AWS Error", "google::cloud"))
-    return not is_absence(error) and (told or isinstance(error, ConnectionError | TimeoutError))
+    return not is_absence(error) and (told or isinstance(error, ConnectionError | TimeoutError | PermissionError))
 
 
 _NOT_FOUND = ("NO_SUCH_KEY", "RESOURCE_NOT_FOUND", "NoSuchKey")

@@ -176,6 +176,14 @@ def test_a_shard_that_is_not_the_indexed_one_is_named(tmp_path: Path, change: st
         units(of, 2)
 
 
+def test_a_shard_that_is_replaced_while_it_is_read_is_named(tmp_path: Path) -> None:
+    of = source(tmp_path, jpg=[jpeg(0)] * 8, caption=["a"] * 8)
+    assert len(units(of, 2)) == 2
+    source(tmp_path, jpg=[jpeg(i, 40) for i in range(9)], caption=["something longer"] * 9)
+    with pytest.raises(DataError, match=r"00000\.parquet: this shard changed after it was indexed; run: clippy data"):
+        units(of, 2)
+
+
 @pytest.mark.parametrize("change", ["gone", "other rows"])
 def test_captions_are_read_of_the_indexed_shard_alone(tmp_path: Path, change: str) -> None:
     of = source(tmp_path, jpg=[jpeg(0)] * 8, caption=["a"] * 8)
