@@ -64,15 +64,13 @@ def _find(schema: pa.Schema, told: str | None, usual: tuple[str, ...], what: str
 
 
 def _check_types(schema: pa.Schema, image: str, caption: str, name: str) -> None:
-    kind = plain_type(schema.field(image).type)
-    if pa.types.is_struct(kind) and "bytes" in [kind.field(i).name for i in range(kind.num_fields)]:
-        kind = kind.field("bytes").type
-    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+    kind = schema.field(image).type
+    if not holds_images(kind):
         raise DataError(f"{name}: column {image!r} holds {kind}, not the bytes of images; set data.image_column")
     kind = plain_type(schema.field(caption).type)
     if is_list(kind):
         kind = kind.value_type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+    if not is_text(kind):
         raise DataError(f"{name}: column {caption!r} holds {kind}, not text; set data.caption_column")
 
 
@@ -152,6 +150,20 @@ def as_plain(table: pa.Table) -> pa.Table:
     """The table with all columns of a ``plain_type``."""
     plain = pa.schema([field.with_type(plain_type(field.type)) for field in table.schema])
     return table if plain.equals(table.schema) else table.cast(plain)
+
+
+def holds_images(kind: pa.DataType) -> bool:
+    """Whether a column holds encoded images: as binary, or in the field ``bytes`` of a struct (Hugging Face)."""
+    kind = plain_type(kind)
+    if pa.types.is_struct(kind):
+        place = kind.get_field_index("bytes")
+        kind = kind.field(place).type if place >= 0 else kind
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether values of a ``plain_type`` are text."""
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def is_list(kind: pa.DataType) -> bool:

@@ -15,7 +15,17 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.columns import IMAGE_NAMES, DataError, find_status, is_list, key_text, plain_type, values
+from pipelines.columns import (
+    IMAGE_NAMES,
+    DataError,
+    find_status,
+    holds_images,
+    is_list,
+    is_text,
+    key_text,
+    plain_type,
+    values,
+)
 from pipelines.ingest.config import Format, ImportConfig
 from pipelines.ingest.fetch import StorageError, fetch_files, unreadable
 from pipelines.ingest.rows import CAPTION_FIELDS, KEY_FIELDS, MISSING_FILE, NULL_IMAGE, STATUS, SourceRow, pick
@@ -166,22 +176,11 @@ def parquet_columns(file: pq.ParquetFile, config: ImportConfig, name: str) -> Ta
 
 def _kind_of_type(type: pa.DataType) -> Kind:
     type = plain_type(type)
-    if pa.types.is_struct(type):
-        return "struct" if type.get_field_index("bytes") >= 0 and _is_binary(type.field("bytes").type) else "other"
-    if _is_binary(type):
-        return "bytes"
+    if holds_images(type):
+        return "struct" if pa.types.is_struct(type) else "bytes"
     if is_list(type):
-        return "list" if _is_text(type.value_type) else "other"
-    return "text" if _is_text(type) or pa.types.is_integer(type) else "other"
-
-
-def _is_binary(type: pa.DataType) -> bool:
-    type = plain_type(type)
-    return pa.types.is_binary(type) or pa.types.is_large_binary(type)
-
-
-def _is_text(type: pa.DataType) -> bool:
-    return pa.types.is_string(type) or pa.types.is_large_string(type)
+        return "list" if is_text(type.value_type) else "other"
+    return "text" if is_text(type) or pa.types.is_integer(type) else "other"
 
 
 def parquet_rows(

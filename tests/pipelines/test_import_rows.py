@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import tarfile
 from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +19,7 @@ from pipelines.ingest.fetch import open_location
 from pipelines.ingest.stage import part_name, stage_part
 from pipelines.ingest.state import open_job
 from pipelines.storage import locate
+from tests.pipelines.test_import_sources import write_tar
 
 
 def png(shade: int = 0, width: int = 8, height: int = 8) -> bytes:
@@ -120,11 +120,7 @@ def test_an_outage_of_storage_breaks_no_file(
     elif ending == "parquet":
         pq.write_table(pa.table({"image": [png()], "caption": ["a"]}), file)
     else:
-        with tarfile.open(file, "w") as tar:
-            for name, content in (("0.png", png()), ("0.txt", b"a")):
-                info = tarfile.TarInfo(name)
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
+        write_tar(file, [("0.png", png()), ("0.txt", b"a")])
     (locate(bucket) / file.name).write_bytes(file.read_bytes())
 
     with storage_proxy.start_proxy(s3) as endpoint:
@@ -186,11 +182,7 @@ def test_options_of_fsspec_within_options_open_a_place() -> None:
 @pytest.mark.parametrize("name", ["0.tar.gz", "0.TAR.GZ", "0.TGZ"])
 def test_a_compressed_tar_is_read_whatever_the_case_of_its_name(tmp_path: Path, name: str) -> None:
     (tmp_path / "source").mkdir()
-    with tarfile.open(tmp_path / "source" / name, "w:gz") as tar:
-        for member, content in (("1.png", png()), ("1.txt", b"a")):
-            info = tarfile.TarInfo(member)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
+    write_tar(tmp_path / "source" / name, [("1.png", png()), ("1.txt", b"a")], mode="w:gz")
     assert stage(tmp_path / "source") == ([("1", ["a"])], [])
 
 

@@ -8,7 +8,7 @@ import os
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -59,8 +59,10 @@ def test_wrong_braces_are_named(pattern: str) -> None:
         expand_braces(pattern)
 
 
-def write_tar(path: Path, members: list[tuple[str, bytes]], format: int = tarfile.PAX_FORMAT) -> None:
-    with tarfile.open(path, "w", format=format) as tar:
+def write_tar(
+    path: Path, members: list[tuple[str, bytes]], format: int = tarfile.PAX_FORMAT, mode: Literal["w", "w:gz"] = "w"
+) -> None:
+    with tarfile.open(path, mode, format=format) as tar:
         folder = tarfile.TarInfo("folder")
         folder.type = tarfile.DIRTYPE
         tar.addfile(folder)

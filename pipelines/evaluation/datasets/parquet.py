@@ -13,7 +13,7 @@ import pyarrow.fs as pafs
 from numpy.typing import NDArray
 
 from clippy.vocabulary import ClassList
-from pipelines.columns import IMAGE_NAMES, KEY_NAMES, DataError
+from pipelines.columns import IMAGE_NAMES, KEY_NAMES, DataError, holds_images
 from pipelines.evaluation.dataset import VOID, Example
 from pipelines.evaluation.datasets.files import Layout, exists, list_files
 from pipelines.evaluation.datasets.labels import decode_numbers, decode_picture
@@ -164,15 +164,9 @@ def _columns(schema: pa.Schema, name: str) -> dict[str, str]:
     if columns.keys() <= {"image", "key"}:
         raise DataError(f"{name}: has no mask, label or segments; it has {has}")
     for what in ("image", *_DRAWN):
-        if what in columns and not _holds_bytes(schema.field(columns[what]).type):
+        if what in columns and not holds_images(schema.field(columns[what]).type):
             kind = schema.field(columns[what]).type
             raise DataError(f"{name}: column {columns[what]!r} holds {kind}, not the bytes of images")
     if "label" in columns and not pa.types.is_integer(schema.field(columns["label"]).type):
         raise DataError(f"{name}: column 'label' holds {schema.field('label').type}, not numbers of classes")
     return columns
-
-
-def _holds_bytes(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        return any(kind.field(i).name == "bytes" for i in range(kind.num_fields))
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
