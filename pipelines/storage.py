@@ -227,12 +227,6 @@ class _WithOSErrors:
             raise ConnectionError(str(error) or type(error).__name__) from None
         return _WithOSErrors(result) if name == "open" else result
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _WithOSErrors) and bool(self._wrapped == other._wrapped)
-
-    def __hash__(self) -> int:
-        return hash(self._wrapped)
-
 
 def _arrow_s3(options: Mapping[str, Any]) -> pafs.S3FileSystem:
     arguments: dict[str, Any] = {"anonymous": bool(options.get("anon", False))}
