@@ -1,6 +1,6 @@
 """Images per second of the training stream against a limit and two peers, on the same photographs in the same run.
 
-    python benchmarks/input_pipeline.py [--sizes 224 448] [--rounds 5] [--only limit,ours] [--json]
+    python benchmarks/input_pipeline.py [--sizes 224 448] [--rounds 3] [--only limit,ours] [--json]
 
 limit           a bare loop over the stream's decoder on rows in memory, one process a core
 ours            what a training reads: two workers that do nothing with their batches
@@ -44,8 +44,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[224, 448], help="pixels (default: 224 448)")
     parser.add_argument("--rows", type=int, default=2304, help="photographs, read again and again (default: 2304)")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=15, help="of each measurement (default: 15)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=30, help="of each measurement (default: 30)")
     parser.add_argument("--only", default=",".join(NAMES), help=f"some of {','.join(NAMES)}")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
