@@ -8,7 +8,8 @@ ours_50ms       ours from object storage (nginx, or moto) on loopback, every req
 open_clip       open_clip's own webdataset loader with its own training transform, one worker a core
 plain_ray_data  ray.data.read_parquet, Pillow in map_batches, iter_batches
 
-They run one after the other, each in a fresh process and alone, in turn for so many rounds; the figures are medians.
+They run one after the other, each in a fresh process and alone, in turn for so many rounds. The figures are medians,
+and so are the ratios, each of what ran in the same round: a machine's speed wanders more from one round to the next.
 Needs open_clip_torch and webdataset==0.2.86 for open_clip; uses nginx where it is installed. ``loaders.py`` says what
 exactly is timed, ``photographs.py`` what the pictures are.
 """
@@ -36,7 +37,8 @@ from storage_proxy import start_proxy
 from pipelines.console import Console
 
 NAMES = ("limit", "ours", "ours_50ms", "open_clip", "plain_ray_data")
-"""In turn: those whose ratios are asked for stand side by side, for a machine's speed wanders."""
+"""In turn: those whose ratios are asked for stand side by side."""
+RATIOS = (("ours", "limit"), ("ours", "open_clip"), ("ours", "plain_ray_data"), ("ours_50ms", "ours"))
 
 
 def main() -> None:
@@ -58,7 +60,7 @@ def main() -> None:
 
 
 def measure(names: list[str], sizes: list[int], rows: int, rounds: int, seconds: float) -> dict[str, dict[str, float]]:
-    """Median images/s by size and name."""
+    """Median images/s by size and name, and median ratios by size and ``name/name``."""
     console = Console()
     if (load := os.getloadavg()[0]) > 0.25 * loaders.CORES:
         console.line(
@@ -81,10 +83,17 @@ def measure(names: list[str], sizes: list[int], rows: int, rounds: int, seconds:
                     speed = alone(loader(name, folder, endpoint, size, seconds))
                     found[str(size)][name].append(speed)
                     console.line(f"round {round_ + 1} of {rounds}, {size} pixels, {name}: {speed:.0f} images/s")
-    return {
-        size: {name: round(statistics.median(speeds), 1) for name, speeds in by_name.items()}
-        for size, by_name in found.items()
-    }
+    return {size: summarise(rates) for size, rates in found.items()}
+
+
+def summarise(rates: dict[str, list[float]]) -> dict[str, float]:
+    """Medians of images/s by name, each a list over rounds, and of the RATIOS within a round."""
+    figures = {name: round(statistics.median(speeds), 1) for name, speeds in rates.items()}
+    for name, other in RATIOS:
+        if {name, other} <= rates.keys():
+            pairs = zip(rates[name], rates[other], strict=True)
+            figures[f"{name}/{other}"] = round(statistics.median(one / two for one, two in pairs), 3)
+    return figures
 
 
 def loader(name: str, folder: Path, endpoint: str, size: int, seconds: float) -> Callable[[], float]:
@@ -103,22 +112,15 @@ def alone(function: Callable[[], Any]) -> Any:
 
 
 def table(figures: dict[str, dict[str, float]], options: argparse.Namespace) -> str:
-    """A line for each name, a pair of columns for each size."""
+    """A line for each name and ratio, a column for each size."""
     lines = [
         f"{options.rows} photographs of 1024 x 768, 640 x 480 and 384 x 256 pixels, a third each",
         f"{os.cpu_count()} cores; images/s, median of {options.rounds}",
-        " " * 16 + "".join(f"{f'{size} pixels':>14}{'of limit':>10}" for size in figures),
+        " " * 20 + "".join(f"{f'{size} pixels':>14}" for size in figures),
     ]
     for name in next(iter(figures.values())):
-        cells = [f"{name:16}"]
-        for speeds in figures.values():
-            share = f"{speeds[name] / speeds['limit']:.2f}" if "limit" in speeds else ""
-            cells.append(f"{speeds[name]:14.0f}{share:>10}")
-        lines.append("".join(cells))
-    for size, speeds in figures.items():
-        for name, other in (("ours", "open_clip"), ("ours", "plain_ray_data"), ("ours_50ms", "ours")):
-            if {name, other} <= speeds.keys():
-                lines.append(f"{size} pixels: {name} is {speeds[name] / speeds[other]:.2f} times {other}")
+        digits = 2 if "/" in name else 0
+        lines.append(f"{name:20}" + "".join(f"{figures[size][name]:14.{digits}f}" for size in figures))
     return "\n".join(lines)
 
 
