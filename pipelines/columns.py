@@ -157,7 +157,7 @@ def holds_images(kind: pa.DataType) -> bool:
     kind = plain_type(kind)
     if pa.types.is_struct(kind):
         place = kind.get_field_index("bytes")
-        kind = kind.field(place).type if place >= 0 else kind
+        kind = plain_type(kind.field(place).type) if place >= 0 else kind
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 

@@ -103,6 +103,7 @@ def test_keys_of_bytes_are_text_as_training_and_inspection_name_them(tmp_path: P
     ("image", "caption", "status"),
     [
         (pa.binary_view(), pa.string_view(), pa.string_view()),
+        (pa.struct([("bytes", pa.dictionary(pa.int32(), pa.binary()))]), pa.string(), pa.string()),
         (pa.binary(), pa.dictionary(pa.int8(), pa.string()), pa.dictionary(pa.int32(), pa.string())),
         (pa.binary(), pa.list_(pa.string_view()), pa.string()),
         (pa.binary(), pa.list_(pa.dictionary(pa.int32(), pa.large_string())), pa.string()),
@@ -121,7 +122,8 @@ def test_categories_and_views_are_read_as_the_values_that_they_stand_for(
     plain.mkdir()
     same.mkdir()
     expected = source(plain, **columns, caption=words, status=success)
-    columns["image"] = pa.array(columns["image"], image)
+    pictures: list[object] = [{"bytes": data} if pa.types.is_struct(image) else data for data in columns["image"]]
+    columns["image"] = pa.array(pictures, image)
     of = source(same, **columns, caption=pa.array(words, caption), status=pa.array(success, status))
     assert pq.read_schema(same / "00000.parquet").field("caption").type.id == caption.id  # or nothing is tested
     (theirs,), (ours,) = units(expected, 1), units(of, 1)  # an epoch, in the order of its own dataset
