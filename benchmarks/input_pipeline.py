@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[224, 448], help="pixels (default: 224 448)")
     parser.add_argument("--rows", type=int, default=2304, help="photographs, read again and again (default: 2304)")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=30, help="of each measurement (default: 30)")
+    parser.add_argument("--seconds", type=float, default=30, help="of each measurement, half count (default: 30)")
     parser.add_argument("--only", default=",".join(NAMES), help=f"some of {','.join(NAMES)}")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -119,7 +119,7 @@ def table(figures: dict[str, dict[str, float]], options: argparse.Namespace) -> 
         " " * 20 + "".join(f"{f'{size} pixels':>14}" for size in figures),
     ]
     for name in next(iter(figures.values())):
-        digits = 2 if "/" in name else 0
+        digits = 0 if name in NAMES else 2
         lines.append(f"{name:20}" + "".join(f"{figures[size][name]:14.{digits}f}" for size in figures))
     return "\n".join(lines)
 

@@ -1,10 +1,10 @@
 """The ways to feed images that ``input_pipeline.py`` compares. Each function is run alone, in a process of its own.
 
 All give images/s in the steady state: the first half of the time after the first batch is not counted, and nobody
-waits for an end, so neither an empty pipeline that fills nor a full one that drains flatters or hurts a figure. Ray's
-object store takes some 12 seconds until all its memory was used once, which the system clears page by page. What
-still swings is how much is decoded and not yet handed out; the rate is the slope of a line laid through all arrivals
-of the rest, so that batches that come in bunches do not decide it by where the first and the last one fall.
+waits for an end, so neither an empty pipeline that fills nor a full one that drains flatters or hurts a figure. At
+first Ray's object store also writes into memory that the system has to clear, once. What still swings is how much is
+decoded and not yet handed out; the rate is the slope of a line laid through all arrivals of the rest, so that batches
+that come in bunches do not decide it by where the first and the last one fall.
 """
 
 from __future__ import annotations
