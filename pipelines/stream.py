@@ -52,6 +52,7 @@ def build_dataset(
     # fetch again: where that takes more blocks than are held back, both wait for ever. The budget bounds it already.
     units.context.downstream_capacity_backpressure_ratio = None
     units.context.op_resource_reservation_ratio = 0.1  # or a quarter of the budget waits for the dealing to use it
+    units.context.memory_usage_poll_interval_s = None  # or a thread for each block asks for figures that nobody reads
     decoders = ray.data.ActorPoolStrategy(
         size=cores,
         max_concurrent_calls_per_actor=BLOCKS_PER_CORE,
