@@ -18,7 +18,7 @@ _FILL = 0.8
 """Above this share Ray begins to spill blocks to disk."""
 _COMFORT = 256 * 2**20
 """Small units may fill this much unless told otherwise: so little is not worth holding them up for."""
-_BLOCK_BYTES, _BLOCK_UNITS = 192 * 2**20, 8
+_BLOCK_BYTES, _BLOCK_UNITS = 128 * 2**20, 8
 """Units are joined to a block up to both: what Ray does for a block then costs little of what decoding it takes."""
 
 
