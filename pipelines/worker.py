@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import ray
@@ -16,6 +17,7 @@ import ray.util
 import torch
 
 from clippy.compilation import CompilationError
+from pipelines.batches import Batch
 from pipelines.budget import StreamBudget, decode_cores, execution_options
 from pipelines.checkpoints import CheckpointError, clear_remains
 from pipelines.columns import DataError
@@ -32,6 +34,10 @@ from pipelines.timing import StepTimer
 
 _NOTICE_SECONDS = 5.0
 """How often workers ask whether a machine is to be taken; as often as Ray Train looks."""
+
+_UNCLOSED: list[Iterator[Batch]] = []
+"""Batches that a run which stops early leaves unread: to close them would have Ray Data kill decoders at work, of which
+Ray then tells the terminal. Once the workers are gone, Ray Train lets decoders end what they have begun."""
 
 
 class PlanConfig(ray.train.DataConfig):
@@ -93,6 +99,7 @@ def _train(job: Job, events: Any, prefetch_blocks: int) -> dict[str, Any]:
         first_batch=state.step,
         prefetch_blocks=prefetch_blocks,
     )
+    _UNCLOSED.append(batches)
     reporter = RayReporter(job, Share(rank, world_size, str(attempt)), state.step, attempt, events)
     finished = train_loop(
         state,

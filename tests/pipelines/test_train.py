@@ -203,15 +203,27 @@ def test_killed_and_started_again_equals_never_killed(undisturbed: Run, tmp_path
     assert all(ours[name].equal(theirs[name]) for name in ours)
 
 
+def slow_shard(folder: Path) -> None:
+    """Pictures that take so long that decoders are at work at any moment of a training."""
+    stream = io.BytesIO()
+    noise = Image.frombytes("RGB", (400, 400), random.Random(0).randbytes(400 * 400 * 3))
+    noise.resize((1600, 1600)).save(stream, "JPEG", quality=95)
+    folder.mkdir()
+    rows = {"jpg": [stream.getvalue()] * 128, "caption": ["noise"] * 128, "key": [f"{i:09d}" for i in range(128)]}
+    pq.write_table(pa.table(rows), folder / "00000.parquet", row_group_size=16)
+
+
 def test_ctrl_c_saves_and_says_how_to_go_on(overrides: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "shapes"
-    process = start([*overrides, "train.steps=2000", "checkpoint.every=2000", "tracking.enabled=false"])
+    slow_shard(tmp_path / "slow")
+    more = [f"data.url={tmp_path}/slow", "train.steps=2000", "checkpoint.every=2000", "tracking.enabled=false"]
+    process = start([*overrides, *more])
     wait_for_step(folder, 3, process)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 130, output
     assert "the same command goes on" in output
-    assert "(raylet)" not in output  # what Ray thinks of as many processes as there have to be
+    assert "(raylet)" not in output  # neither of as many processes as there have to be, nor of decoders that end
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["status"] == "stopped"
     assert summary["step"] == len(losses(folder)) >= 3
