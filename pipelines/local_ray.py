@@ -6,7 +6,9 @@ import logging
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+import psutil
 
 from pipelines.recipe import Recipe
 from pipelines.sections import ScalingConfig
@@ -20,6 +22,8 @@ _UNREAD = {
     "task_events_report_interval_ms": 0,
 }
 """What every process of Ray would note for a dashboard, which is not started here: it would cost the decoders 1 %."""
+_UNWATCHED = {"RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0", "LOG_NAME_UPDATE_INTERVAL_S": "inf"}
+"""Ray's log monitor would look for new log files ten times a second, to send to a driver what it does not ask for."""
 
 _STARTUPS = 16
 """Processes that may start at once, at least: of a multiple Ray warns, and a training has many for few cores."""
@@ -48,7 +52,17 @@ def ray_session(scaling: ScalingConfig, runs_at_once: int = 1) -> Iterator[None]
     try:
         yield
     finally:
+        workers = _worker_processes()
         ray.shutdown()
+        for worker in workers:  # some wait for ever in Ray's own exit, with all their memory
+            with suppress(psutil.NoSuchProcess):
+                worker.kill()
+
+
+def _worker_processes() -> list[psutil.Process]:
+    """Of a Ray that was started here; a cluster's are none of our business."""
+    raylets = [child for child in psutil.Process().children() if child.name() == "raylet"]
+    return [worker for raylet in raylets for worker in raylet.children()]
 
 
 def _connect(address: str) -> None:
@@ -76,6 +90,8 @@ def _start(scaling: ScalingConfig, runs_at_once: int) -> None:
     # On few cores training and decoding share them: Ray's CPUs are counted, not reserved.
     data_cpus = _DATA_CPUS if runs_at_once == 1 else 1
     cpus = max(os.cpu_count() or 1, runs_at_once * (int(needed_cpus) + data_cpus))
+    for name, value in _UNWATCHED.items():
+        os.environ.setdefault(name, value)
     ray.init(
         address="local",  # one of our own, also where somebody started a cluster on this machine
         num_cpus=cpus,
