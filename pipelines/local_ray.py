@@ -52,7 +52,7 @@ def ray_session(scaling: ScalingConfig, runs_at_once: int = 1) -> Iterator[None]
     try:
         yield
     finally:
-        workers = _worker_processes()
+        workers = _worker_processes() if scaling.ray_address is None else []
         ray.shutdown()
         for worker in workers:  # some wait for ever in Ray's own exit, with all their memory
             with suppress(psutil.NoSuchProcess):
@@ -60,9 +60,13 @@ def ray_session(scaling: ScalingConfig, runs_at_once: int = 1) -> Iterator[None]
 
 
 def _worker_processes() -> list[psutil.Process]:
-    """Of a Ray that was started here; a cluster's are none of our business."""
-    raylets = [child for child in psutil.Process().children() if child.name() == "raylet"]
-    return [worker for raylet in raylets for worker in raylet.children()]
+    """What the Ray that this process started has started in turn."""
+    found = []
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):  # it may end at any moment
+            if child.name() == "raylet":
+                found += child.children()
+    return found
 
 
 def _connect(address: str) -> None:

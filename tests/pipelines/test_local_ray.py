@@ -1,4 +1,4 @@
-"""A Ray that is started here leaves nothing behind."""
+"""A Ray that is started here leaves nothing behind, and a cluster that is connected to keeps what it has."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-SESSION = """
+HERE = """
 import os, psutil, ray
 from pipelines.local_ray import ray_session
 from pipelines.sections import ScalingConfig
@@ -20,12 +20,31 @@ ended, left = psutil.wait_procs([worker], timeout=10)
 shutdown()
 assert not left, left
 """
+CLUSTER = """
+import os, psutil, ray
+from ray.cluster_utils import Cluster
+from pipelines.local_ray import ray_session
+from pipelines.sections import ScalingConfig
+
+class Detached:
+    def pid(self):
+        return os.getpid()
+
+cluster = Cluster(initialize_head=True)
+with ray_session(ScalingConfig(ray_address=cluster.address)):
+    actor = ray.remote(num_cpus=0)(Detached).options(name="stays", lifetime="detached").remote()
+    worker = psutil.Process(ray.get(actor.pid.remote()))
+ended, left = psutil.wait_procs([worker], timeout=2)
+cluster.shutdown()
+assert left, "it was the cluster's"
+"""
 
 
 @pytest.mark.ray
-def test_a_worker_that_ray_does_not_end_is_ended() -> None:
+@pytest.mark.parametrize("session", [HERE, CLUSTER], ids=["a_ray_started_here_is_ended", "a_clusters_is_left_alone"])
+def test_workers_that_outlive_a_session(session: str) -> None:
     repository = Path(__file__).parents[2]
     told = subprocess.run(
-        [sys.executable, "-c", SESSION], cwd=repository, stderr=subprocess.PIPE, text=True, timeout=120, check=False
+        [sys.executable, "-c", session], cwd=repository, stderr=subprocess.PIPE, text=True, timeout=120, check=False
     )
     assert told.returncode == 0, told.stderr
