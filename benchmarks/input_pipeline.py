@@ -83,6 +83,9 @@ def measure(names: list[str], sizes: list[int], rows: int, rounds: int, seconds:
                     speed = alone(loader(name, folder, endpoint, size, seconds))
                     found[str(size)][name].append(speed)
                     console.line(f"round {round_ + 1} of {rounds}, {size} pixels, {name}: {speed:.0f} images/s")
+                of_round = summarise({name: speeds[-1:] for name, speeds in found[str(size)].items()})
+                for ratio in (name for name in of_round if name not in names):
+                    console.line(f"round {round_ + 1} of {rounds}, {size} pixels, {ratio}: {of_round[ratio]:.3f}")
     return {size: summarise(rates) for size, rates in found.items()}
 
 
